@@ -1,0 +1,40 @@
+"""Errors a user can cause: each carries one sentence saying what, where and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DDPOError(Exception):
+    """Base of every error whose message is meant for the user; the command line exits with code 2."""
+
+
+class ConfigError(DDPOError):
+    """A configuration that cannot run: unknown key, wrong type, impossible combination."""
+
+
+class ModelError(DDPOError):
+    """A model that cannot be loaded or is of a kind that `ddpo` cannot train."""
+
+
+class RewardError(DDPOError):
+    """A reward that raised, or returned NaN, an infinity or the wrong number of scores."""
+
+
+class PromptError(DDPOError):
+    """A prompt source that does not exist or holds nothing usable."""
+
+
+class ReplayError(DDPOError):
+    """Replaying the stored steps does not give the log-probabilities of the rollout."""
+
+
+class RunFolderError(DDPOError):
+    """A run folder that would be overwritten, or lacks what is asked of it."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for the valid name closest to `name`, or an empty string."""
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f" Did you mean '{close[0]}'?" if close else ""
