@@ -1,0 +1,1 @@
+"""Fine-tune diffusion models with reinforcement learning (Black et al., 2023)."""
