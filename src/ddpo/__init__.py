@@ -1,1 +1,38 @@
-"""Fine-tune diffusion models with reinforcement learning (Black et al., 2023)."""
+"""Fine-tune diffusion models with reinforcement learning (Black et al., 2023).
+
+    from ddpo import TrainConfig, train
+    result = train(TrainConfig(reward="jpeg-compressibility"))
+
+Names are imported when first used, so that `import ddpo` is instant.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ddpo.config import TrainConfig, load_config
+    from ddpo.embedded import embedded_model
+    from ddpo.errors import DDPOError
+    from ddpo.run import TrainResult, train
+
+__version__ = version("ddpo")
+
+_PLACES = {
+    "DDPOError": "ddpo.errors",
+    "TrainConfig": "ddpo.config",
+    "TrainResult": "ddpo.run",
+    "embedded_model": "ddpo.embedded",
+    "load_config": "ddpo.config",
+    "train": "ddpo.run",
+}
+
+__all__ = ["DDPOError", "TrainConfig", "TrainResult", "__version__", "embedded_model", "load_config", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
+    raise AttributeError(f"module 'ddpo' has no attribute '{name}'")

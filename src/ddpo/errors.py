@@ -30,6 +30,10 @@ class ReplayError(DDPOError):
     """Replaying the stored steps does not give the log-probabilities of the rollout."""
 
 
+class DivergenceError(DDPOError):
+    """An update that would make the weights non-finite."""
+
+
 class RunFolderError(DDPOError):
     """A run folder that would be overwritten, or lacks what is asked of it."""
 

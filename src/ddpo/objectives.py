@@ -1,5 +1,8 @@
 """The policy-gradient objectives as pure functions: `(loss, metrics)` of log-probabilities and advantages.
 
+The metrics are `(N,)` too, one value a pair, so that the trainer can average them over all pairs and per
+stretch of the denoising run.
+
 All arguments are `(N,)` over (sample, step) pairs; log-probabilities are in nats, summed over the
 dimensions of a sample. `dimensions` divides them: D gives the mean over dimensions, the convention of the
 public codes to which the paper's clip range of 1e-4 belongs; 1 gives the sum of the paper's equations. With
@@ -40,12 +43,12 @@ def clipped_surrogate(
 ) -> tuple[Tensor, Metrics]:
     """DDPO-IS: the importance-sampling estimator (eq. 4) with PPO's clip as its trust region (section C.3).
 
-    `E[max(-A rho, -A clip(rho, 1 - clip_range, 1 + clip_range))]`. `clip_fraction` is the share of pairs whose
-    ratio lies outside the clip range.
+    `E[max(-A rho, -A clip(rho, 1 - clip_range, 1 + clip_range))]`. `clip_fraction` is 1 for a pair
+    whose ratio lies outside the clip range, else 0.
     """
     ratio_N = importance_ratio(log_prob_N, old_log_prob_N, dimensions=dimensions)
     _check(ratio_N, advantage_N)
     clipped_N = ratio_N.clamp(1 - clip_range, 1 + clip_range)
     loss = torch.maximum(-advantage_N * ratio_N, -advantage_N * clipped_N).mean()
     outside_N = (ratio_N.detach() - 1).abs() > clip_range
-    return loss, {"clip_fraction": outside_N.float().mean()}
+    return loss, {"clip_fraction": outside_N.float()}

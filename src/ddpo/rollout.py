@@ -8,7 +8,7 @@ further than the clip range allows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -91,14 +91,11 @@ class Replay:
     """`(N,)`: exact KL(policy that drew the step || present policy), nats; detached."""
 
 
-def replay(policy: Policy, batch: Minibatch, *, batch_size: int | None = None) -> Replay:
-    """Return the log-probability of each stored step of `batch` under the present parameters, with gradient.
-
-    The network sees `batch_size` rows (default: as many as the batch has), the size the rollout used.
-    """
+def replay(policy: Policy, batch: Minibatch) -> Replay:
+    """Return the log-probability of each stored step of `batch` under the present parameters, with gradient."""
     number = len(batch)
-    index_N = torch.arange(batch_size or number, device=batch.sample_N.device).clamp(max=number - 1)
-    filled = Minibatch(batch.trajectory, batch.sample_N[index_N], batch.step_N[index_N], batch.advantage_B)
+    index_N = torch.arange(batch.rows or number, device=batch.sample_N.device).clamp(max=number - 1)
+    filled = replace(batch, sample_N=batch.sample_N[index_N], step_N=batch.step_N[index_N])
     gaussian = policy.step(filled.state_N, filled.step_N, filled.conditioning_N)
     gaussian = Gaussian(gaussian.mean[:number], gaussian.std_B[:number])
     return Replay(gaussian.log_prob(batch.next_state_N), gaussian.kl(batch.mean_N).detach())

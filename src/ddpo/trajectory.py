@@ -91,6 +91,8 @@ class Minibatch:
     """`(N,)` int64: index of the denoising step of each pair, 0 for the first (noisiest)."""
     advantage_B: Tensor
     """`(B,)` float32: advantage of every sample of the trajectory."""
+    rows: int | None = None
+    """Rows the network is to see when these pairs are replayed (see `rollout`); None: as many as there are pairs."""
 
     def __post_init__(self) -> None:
         if self.sample_N.shape != self.step_N.shape or self.sample_N.ndim != 1:
@@ -131,6 +133,6 @@ class Minibatch:
         """Conditioning of each pair."""
         return take(self.trajectory.conditioning, self.sample_N)
 
-    def part(self, start: int, stop: int) -> Minibatch:
-        """Return the pairs `start` to `stop`."""
-        return replace(self, sample_N=self.sample_N[start:stop], step_N=self.step_N[start:stop])
+    def part(self, start: int, stop: int, *, rows: int | None = None) -> Minibatch:
+        """Return the pairs from `start` up to `stop`, to be replayed on `rows` rows."""
+        return replace(self, sample_N=self.sample_N[start:stop], step_N=self.step_N[start:stop], rows=rows)

@@ -1,0 +1,121 @@
+"""The processes of a run and what they share. The only importer of accelerate.
+
+Every process draws its own contiguous part of the samples. Rewards are gathered once, before the baseline;
+gradients are averaged once per update, explicitly, over the parameters the optimizer holds: there is no wrapped
+module whose forward could be bypassed, and nothing is silently left unsynchronised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ddpo.errors import ConfigError, DivergenceError
+
+T = TypeVar("T")
+
+
+class Runtime:
+    """Device, processes, loss scaling and trackers of a run."""
+
+    def __init__(self, *, device: str | None, threads: int | None, precision: str, tracker: str | None) -> None:
+        """Join the processes of the run; alone when not started by `accelerate launch` or torchrun."""
+        from accelerate import Accelerator
+
+        try:
+            self._accelerator = Accelerator(log_with=tracker, cpu=device == "cpu", project_dir=".")
+        except ValueError as error:
+            raise ConfigError(
+                f"tracker: '{tracker}' cannot be used; install it with `pip install {tracker}`."
+            ) from error
+        self.device = torch.device(device) if device not in (None, "cuda") else self._accelerator.device
+        if self.device.type == "cpu":
+            torch.set_num_threads(threads or min(2, torch.get_num_threads()))
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+
+    @property
+    def processes(self) -> int:
+        """Number of processes."""
+        return int(self._accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the run folder."""
+        return bool(self._accelerator.is_main_process)
+
+    def share(self, number: int) -> range:
+        """Return the indices of this process's part of `number` samples; the parts are equal.
+
+        Raises:
+            ConfigError: the number does not divide by the number of processes.
+        """
+        if number % self.processes:
+            raise ConfigError(
+                f"samples_per_iteration: {number} does not divide by the {self.processes} processes of this run."
+            )
+        size = number // self.processes
+        first = int(self._accelerator.process_index) * size
+        return range(first, first + size)
+
+    def gather(self, items: Sequence[T]) -> list[T]:
+        """Return the items of all processes in order of process."""
+        from accelerate.utils import gather_object
+
+        return list(items) if self.processes == 1 else list(gather_object(list(items)))
+
+    def wait(self) -> None:
+        """Return once every process has come here."""
+        self._accelerator.wait_for_everyone()
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of `loss`."""
+        self._scaler.scale(loss).backward()
+
+    def optimizer_step(
+        self, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], max_norm: float | None
+    ) -> float:
+        """Average gradients over processes, clip them to `max_norm`, update, and return their norm before clipping.
+
+        Raises:
+            DivergenceError: the gradient is not finite (in fp16: the loss scale found no finite one); nothing is
+                updated.
+        """
+        self._average_gradients(parameters)
+        self._scaler.unscale_(optimizer)
+        norm = float(nn.utils.clip_grad_norm_(parameters, float("inf") if max_norm is None else max_norm))
+        if not torch.isfinite(torch.tensor(norm)) and not self._scaler.is_enabled():
+            optimizer.zero_grad(set_to_none=True)
+            raise DivergenceError(
+                f"The gradient is not finite (norm {norm}); the weights of the last update are kept. "
+                "Lower learning_rate or use precision=fp32."
+            )
+        self._scaler.step(optimizer)
+        self._scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        if self.processes == 1:
+            return
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        flat = self._accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
+        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def start_tracking(self, name: str, config: Mapping[str, Any]) -> None:
+        """Open the tracker, if one is configured."""
+        if self._accelerator.log_with:
+            flat = {key: str(value) for key, value in config.items()}
+            self._accelerator.init_trackers(name, config=flat)
+
+    def track(self, metrics: Mapping[str, float]) -> None:
+        """Send an iteration's metrics to the tracker, if one is configured."""
+        self._accelerator.log(dict(metrics), step=int(metrics["iteration"]))
+
+    def stop_tracking(self) -> None:
+        """Close the tracker."""
+        if self._accelerator.log_with:
+            self._accelerator.end_training()

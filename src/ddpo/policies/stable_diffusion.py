@@ -1,0 +1,195 @@
+"""Stable Diffusion 1.x and 2.x: a text-conditioned UNet on the latents of a VAE, with classifier-free guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ddpo.errors import ModelError
+from ddpo.policies.loading import ModelSource, load_pipeline
+from ddpo.policies.lora import LoRA, add_adapter, save_adapter
+from ddpo.schedule import NoiseSchedule
+from ddpo.step import Gaussian, Sampler, SamplerName
+from ddpo.trajectory import Conditioning
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StableDiffusionSettings:
+    """How the model is sampled and trained."""
+
+    sampler: SamplerName = "ddim"
+    steps: int = 50
+    eta: float = 1.0
+    guidance_scale: float = 5.0
+    """w of eq. 5; 1 switches guidance off."""
+    cfg_training: bool = True
+    """Gradient through both branches of the guided prediction (G.1); False: the unconditional one is held fixed."""
+    precision: Precision = "fp32"
+    """Arithmetic of the UNet; trainable weights, latents and log-probabilities stay in float32."""
+    lora: LoRA = field(default_factory=LoRA)
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    decode_batch: int = 16
+    """Latents decoded at a time."""
+
+
+class StableDiffusionPolicy:
+    """The policy of a `StableDiffusionPipeline`: UNet, guidance and sampler.
+
+    Rollout and replay evaluate the same guided prediction in one batched pass. The network is in eval mode
+    throughout: dropout would make the two phases differ. `scale_model_input` is the identity for the
+    schedulers whose schedules `ddpo` reads.
+    """
+
+    def __init__(self, pipeline: Any, settings: StableDiffusionSettings, *, device: torch.device) -> None:
+        """Take over a loaded pipeline; freezes everything but the weights to be trained.
+
+        Raises:
+            ModelError: the UNet takes more than the latents (inpainting, depth) or LoRA targets match nothing.
+            ConfigError: sampler settings under which no step has a likelihood.
+        """
+        self._settings, self.device = settings, device
+        self._pipeline, self._unet, self._vae = pipeline, pipeline.unet, pipeline.vae
+        if self._unet.config.in_channels != self._vae.config.latent_channels:
+            raise ModelError(
+                f"model: its UNet takes {self._unet.config.in_channels} channels but latents have "
+                f"{self._vae.config.latent_channels}; ddpo trains text-to-image models, not inpainting or depth."
+            )
+        schedule = NoiseSchedule.from_config(pipeline.scheduler.config)
+        self.sampler = Sampler.create(schedule, settings.sampler, settings.steps, settings.eta)
+        size = self._unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        self.sample_shape: tuple[int, ...] = (self._unet.config.in_channels, height, width)
+        self._embeddings: dict[str, Tensor] = {}
+        self._place(DTYPES[settings.precision])
+
+    @classmethod
+    def load(
+        cls,
+        source: ModelSource,
+        settings: StableDiffusionSettings,
+        *,
+        device: torch.device,
+        weights: Path | None = None,
+    ) -> StableDiffusionPolicy:
+        """Load a pipeline folder or hub id; `weights` is a `model/` folder written by `save`, put on top.
+
+        Raises:
+            ModelError: it does not exist, is incomplete, or is not a Stable Diffusion 1.x/2.x pipeline.
+        """
+        return cls(load_pipeline(source, weights), settings, device=device)
+
+    def _place(self, dtype: torch.dtype) -> None:
+        settings = self._settings
+        self._vae.requires_grad_(False).to(self.device, self._decode_dtype(dtype)).eval()
+        self._pipeline.text_encoder.requires_grad_(False).to(self.device).eval()
+        if settings.lora.rank is None:
+            self._unet.to(self.device, torch.float32).requires_grad_(True)
+        else:
+            self._unet.to(self.device, dtype)
+            add_adapter(self._unet, settings.lora)
+        self._unet.eval()
+        if settings.gradient_checkpointing:
+            self._unet.enable_gradient_checkpointing()
+        if settings.compile:
+            self._unet.compile()
+
+    def _decode_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        # bfloat16 has 8 bits of mantissa, fewer than a picture: half precision decodes in float16 on a GPU.
+        half = dtype != torch.float32 and self.device.type == "cuda"
+        return torch.float16 if half else torch.float32
+
+    @property
+    def pipeline(self) -> Any:
+        """The diffusers pipeline whose UNet is being trained."""
+        return self._pipeline
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the trainable parameters, float32."""
+        return [parameter for parameter in self._unet.parameters() if parameter.requires_grad]
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Return `{"prompt": (B, S, E), "negative": (B, S, E)}` text embeddings; the negative prompt is "".
+
+        Each distinct prompt passes through the text encoder once in the life of the policy.
+        """
+        wanted = dict.fromkeys([*prompts, *([""] if self._guided else [])])
+        missing = [prompt for prompt in wanted if prompt not in self._embeddings]
+        for start in range(0, len(missing), 64):
+            self._embed(missing[start : start + 64])
+        conditioning = {"prompt": self._stack(prompts)}
+        if self._guided:
+            conditioning["negative"] = self._stack([""] * len(prompts))
+        return conditioning
+
+    @property
+    def _guided(self) -> bool:
+        return self._settings.guidance_scale != 1.0
+
+    @torch.no_grad()
+    def _embed(self, prompts: list[str]) -> None:
+        embeddings, _ = self._pipeline.encode_prompt(prompts, self.device, 1, do_classifier_free_guidance=False)
+        self._embeddings.update(zip(prompts, embeddings.float(), strict=True))
+
+    def _stack(self, prompts: Sequence[str]) -> Tensor:
+        return torch.stack([self._embeddings[prompt] for prompt in prompts])
+
+    def step(self, x: Tensor, step_B: Tensor, conditioning: Conditioning) -> Gaussian:
+        """Return the Gaussian of denoising step `step_B` `(B,)` at latents `x` `(B, C, H, W)`."""
+        prediction = self._predict(x, self.sampler.timestep(step_B), conditioning)
+        return self.sampler.gaussian(x, prediction, step_B)
+
+    def _predict(self, x: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
+        """Return the guided prediction w eps(x, c) + (1 - w) eps(x) of eq. 5, float32."""
+        if not self._guided:
+            return self._forward(x, timestep_B, conditioning["prompt"])
+        unconditional, conditional = self._forward(
+            torch.cat([x, x]),
+            torch.cat([timestep_B, timestep_B]),
+            torch.cat([conditioning["negative"], conditioning["prompt"]]),
+        ).chunk(2)
+        if not self._settings.cfg_training:
+            unconditional = unconditional.detach()
+        return unconditional + self._settings.guidance_scale * (conditional - unconditional)
+
+    def _forward(self, x: Tensor, timestep_B: Tensor, embedding: Tensor) -> Tensor:
+        with self._autocast():
+            prediction: Tensor = self._unet(x, timestep_B, embedding, return_dict=False)[0]
+        return prediction.float()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = DTYPES[self._settings.precision]
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
+    @torch.no_grad()
+    def decode(self, samples: Tensor) -> Tensor:
+        """Return images `(B, 3, H, W)` float32 in [0, 1] of latents `(B, C, h, w)`, decoded in chunks."""
+        images = []
+        for latents in samples.split(self._settings.decode_batch):
+            scaled = (latents / self._vae.config.scaling_factor).to(self._vae.dtype)
+            images.append((self._vae.decode(scaled, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1))
+        return torch.cat(images)
+
+    def save(self, folder: Path) -> None:
+        """Write the trained weights.
+
+        LoRA: `pipe.load_lora_weights(folder)` loads them. Full: `UNet2DConditionModel.from_pretrained(folder)`.
+        """
+        if self._settings.lora.rank is None:
+            self._unet.save_pretrained(folder)
+        else:
+            save_adapter(type(self._pipeline), self._unet, folder)
+
+
+def trainable(parameters: Iterable[nn.Parameter]) -> int:
+    """Return the number of scalars in `parameters`."""
+    return sum(parameter.numel() for parameter in parameters)

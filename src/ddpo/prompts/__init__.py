@@ -1,0 +1,21 @@
+"""Prompts: where the contexts of the samples come from, drawn by seed.
+
+Importing this package does not import torch.
+"""
+
+from ddpo.prompts.animals import ACTIVITIES, SIMPLE_ANIMALS, with_article
+from ddpo.prompts.files import from_file, from_list
+from ddpo.prompts.registry import available_prompts, load_prompts
+from ddpo.prompts.source import Prompt, PromptSource
+
+__all__ = [
+    "ACTIVITIES",
+    "SIMPLE_ANIMALS",
+    "Prompt",
+    "PromptSource",
+    "available_prompts",
+    "from_file",
+    "from_list",
+    "load_prompts",
+    "with_article",
+]

@@ -1,0 +1,78 @@
+"""The animals of the paper: 45 common ones (F.7), the 398 of ImageNet, and animals doing things (D.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+
+from ddpo.errors import PromptError, nearest
+from ddpo.prompts.source import Prompt, PromptSource
+
+# fmt: off
+SIMPLE_ANIMALS = (
+    "cat", "dog", "horse", "monkey", "rabbit", "zebra", "spider", "bird", "sheep",
+    "deer", "cow", "goat", "lion", "tiger", "bear", "raccoon", "fox", "wolf",
+    "lizard", "beetle", "ant", "butterfly", "fish", "shark", "whale", "dolphin", "squirrel",
+    "mouse", "rat", "snake", "turtle", "frog", "chicken", "duck", "goose", "bee",
+    "pig", "turkey", "fly", "llama", "camel", "bat", "gorilla", "hedgehog", "kangaroo",
+)
+"""The 45 common animals, in the order of the paper's table. Paper F.7."""
+# fmt: on
+
+ACTIVITIES = {
+    "paper": ("riding a bike", "playing chess", "washing dishes"),
+    "reference-code": ("riding a bike", "playing chess", "washing the dishes"),
+}
+"""The three activities by wording: the paper's (D.3, Figure 6) and its public code's."""
+
+_CONSONANT_SOUNDS = ("eu", "ewe", "one", "uni", "use", "uro")
+_VOWEL_SOUNDS = ("heir", "honest", "honour", "honor", "hour")
+
+
+def with_article(noun: str) -> str:
+    """Return the noun behind its indefinite article: `a cat`, `an ant`, `a European gallinule`."""
+    lower = noun.lower()
+    vowel = lower.startswith(_VOWEL_SOUNDS) or (
+        lower.startswith(tuple("aeiou")) and not lower.startswith(_CONSONANT_SOUNDS)
+    )
+    return f"{'an' if vowel else 'a'} {noun}"
+
+
+def simple_animals() -> PromptSource:
+    """Return the 45 common animals, "a cat" ..., metadata `{"animal": "cat"}`. Paper F.7."""
+    return _animals("simple-animals", SIMPLE_ANIMALS, article=True)
+
+
+def imagenet_animals(*, article: bool = True) -> PromptSource:
+    """Return the 398 animals of ImageNet, "a tench" ..., metadata `{"animal": "tench"}`.
+
+    They are classes 0 to 397, the prompts of the paper's (in)compressibility experiments. `article=False` gives
+    the bare names, as the paper's public code does.
+    """
+    text = resources.files("ddpo.prompts").joinpath("imagenet_animals.txt").read_text(encoding="utf-8")
+    names = [line for line in text.splitlines() if not line.startswith("#")]
+    return _animals("imagenet-animals", names, article)
+
+
+def activities(*, wording: str = "paper") -> PromptSource:
+    """Return the 45 animals times 3 activities, "a cat riding a bike" .... Paper D.3.
+
+    Metadata: `{"animal": "cat", "activity": "riding a bike"}`. `wording` is a key of `ACTIVITIES`; raises
+    PromptError when it is another.
+    """
+    if wording not in ACTIVITIES:
+        raise PromptError(
+            f"Prompts 'activities' have no wording '{wording}'.{nearest(str(wording), ACTIVITIES)} "
+            f"Known: {', '.join(ACTIVITIES)}."
+        )
+    prompts = [
+        Prompt(f"{with_article(animal)} {activity}", {"animal": animal, "activity": activity})
+        for animal in SIMPLE_ANIMALS
+        for activity in ACTIVITIES[wording]
+    ]
+    return PromptSource("activities", tuple(prompts))
+
+
+def _animals(name: str, animals: Sequence[str], article: bool) -> PromptSource:
+    prompts = [Prompt(with_article(a) if article else a, {"animal": a}) for a in animals]
+    return PromptSource(name, tuple(prompts))

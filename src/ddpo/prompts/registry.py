@@ -1,0 +1,68 @@
+"""The prompt sources that have a name, and loading of any prompts from their configuration."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ddpo.errors import PromptError, nearest
+from ddpo.prompts.animals import activities, imagenet_animals, simple_animals
+from ddpo.prompts.files import from_file, from_list
+from ddpo.prompts.source import PromptSource
+
+_REGISTRY: dict[str, tuple[Callable[..., PromptSource], str]] = {
+    "simple-animals": (simple_animals, 'the 45 common animals, "a cat", "an ant" (paper F.7)'),
+    "imagenet-animals": (imagenet_animals, 'the 398 animal classes of ImageNet, "a tench"'),
+    "activities": (
+        activities,
+        'the 45 animals doing 3 things, "a cat riding a bike" (paper D.3); wording: paper | reference-code',
+    ),
+}
+
+
+def available_prompts() -> list[tuple[str, str]]:
+    """Return `(name, one-line description)` of every prompt source that has a name."""
+    return [(name, description) for name, (_, description) in _REGISTRY.items()]
+
+
+def load_prompts(
+    spec: str | Path | PromptSource | Sequence[str | Mapping[str, Any]] | Mapping[str, Any],
+) -> PromptSource:
+    """Return the prompts that `spec` stands for.
+
+    `spec` is a name of `available_prompts()`, a path of a .txt or .jsonl file, a list of prompts, or a mapping
+    `{name: ..., option: value, ...}`.
+
+    Raises PromptError for an unknown name or option, and for a file that is missing, malformed or empty.
+    """
+    if isinstance(spec, PromptSource):
+        return spec
+    if isinstance(spec, Mapping):
+        options = dict(spec)
+        name = options.pop("name", None)
+        if not isinstance(name, str):
+            raise PromptError(f"Prompts given as a mapping need a 'name' that is text, not {name!r}.")
+        return _load_name(name, options)
+    if isinstance(spec, str | Path):
+        return _load_name(str(spec), {})
+    return from_list(spec)
+
+
+def _load_name(name: str, options: dict[str, Any]) -> PromptSource:
+    if name in _REGISTRY:
+        source, _ = _REGISTRY[name]
+        valid = list(inspect.signature(source).parameters)
+    elif name.lower().endswith((".txt", ".jsonl")) or Path(name).expanduser().is_file():
+        source, valid = from_file, []
+    else:
+        raise PromptError(
+            f"Unknown prompts '{name}'.{nearest(name, _REGISTRY)} Known: {', '.join(_REGISTRY)}, "
+            "or a .txt or .jsonl file, or a list."
+        )
+    for option in options:
+        if option not in valid:
+            known = f" Their options: {', '.join(valid)}." if valid else " They have no options."
+            raise PromptError(f"Prompts '{name}' have no option '{option}'.{nearest(option, valid)}{known}")
+    return source(**options) if name in _REGISTRY else source(name)

@@ -1,0 +1,23 @@
+"""Rewards: plain callables `(images, prompts, metadata) -> (B,)` scores, higher is better.
+
+Importing this package imports neither torch nor Pillow.
+"""
+
+from ddpo.rewards.contract import NamedReward, Reward, score
+from ddpo.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility, jpeg_size, to_uint8
+from ddpo.rewards.judge import judge_probability, judge_recognition
+from ddpo.rewards.registry import available_rewards, load_reward
+
+__all__ = [
+    "NamedReward",
+    "Reward",
+    "available_rewards",
+    "jpeg_compressibility",
+    "jpeg_incompressibility",
+    "jpeg_size",
+    "judge_probability",
+    "judge_recognition",
+    "load_reward",
+    "score",
+    "to_uint8",
+]

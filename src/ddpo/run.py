@@ -1,0 +1,149 @@
+"""A whole run: from a configuration to a run folder with metrics, pictures and the trained model."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddpo.config import TrainConfig
+from ddpo.display import Display, QuietDisplay
+from ddpo.distributed import Runtime
+from ddpo.evaluation import Evaluation, Evaluator
+from ddpo.policy import Policy
+from ddpo.prompts import PromptSource, load_prompts
+from ddpo.report.curve import draw_curve
+from ddpo.rewards import Reward, load_reward
+from ddpo.run_folder import RunFolder
+from ddpo.sampling import load_policy
+from ddpo.trainer import Metrics, Trainer
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves behind."""
+
+    folder: RunFolder
+    """The run folder."""
+    metrics: list[Metrics]
+    """One entry an iteration, as in metrics.jsonl."""
+    before: Evaluation
+    """The fixed samples before training."""
+    after: Evaluation
+    """The same prompts and seeds after training."""
+    labels: dict[str, str]
+    """Words with the unit for each reward measured on the fixed samples."""
+    interrupted: bool
+    """Whether the user stopped the run before its last iteration."""
+
+
+def train(
+    config: TrainConfig,
+    *,
+    reward: Reward | None = None,
+    prompts: PromptSource | None = None,
+    display: Display | None = None,
+) -> TrainResult:
+    """Run the training that `config` describes and return what it left behind.
+
+    `reward` and `prompts` may be Python objects instead of names in the configuration. What a user can get wrong
+    is looked at before the model is loaded. Ctrl-C ends the run early with the model as it is.
+
+    Raises:
+        DDPOError: anything the user can cause; its message says what, where and what to do.
+    """
+    trained = load_reward(config.reward if reward is None else reward)
+    measured = [trained, *(load_reward(spec) for spec in config.evaluation.rewards)]
+    source = load_prompts(config.prompts) if prompts is None else prompts
+    config.model.resolve()
+    RunFolder.check(config.output)
+    runtime = Runtime(device=config.device, threads=config.threads, precision=config.precision, tracker=config.tracker)
+    runtime.share(config.samples_per_iteration // config.updates)
+    trainer = Trainer(config, load_policy(config, runtime.device), trained, source, runtime)
+    evaluator = Evaluator(
+        source, measured, number=config.evaluation.number, seed=config.seed, batch_size=config.batch_size
+    )
+    name = config.name or "run"
+    path = runtime.gather([RunFolder.create(config.output, name).path if runtime.is_main else None])[0]
+    assert path is not None
+    shown = display if display is not None and runtime.is_main else QuietDisplay()
+    labels = {reward.name: reward.label for reward in evaluator.rewards}
+    with shown:
+        shown.start(config.iterations, name)
+        return _Run(config, trainer, evaluator, RunFolder(path), shown).train(labels)
+
+
+class _Run:
+    """The loop around the trainer; every process runs it, the main one writes."""
+
+    def __init__(
+        self, config: TrainConfig, trainer: Trainer, evaluator: Evaluator, folder: RunFolder, display: Display
+    ) -> None:
+        self.config, self.trainer, self.evaluator, self.folder, self.display = (
+            config,
+            trainer,
+            evaluator,
+            folder,
+            display,
+        )
+        self.writes = trainer.runtime.is_main
+        self.metrics: list[Metrics] = []
+
+    def train(self, labels: dict[str, str]) -> TrainResult:
+        """Evaluate, train with evaluations in between, save, evaluate."""
+        if self.writes:
+            self.folder.write_config(self.config.model_copy(update={"output": None}).to_yaml())
+        self.trainer.runtime.start_tracking(self.config.name or "run", self.config.model_dump(mode="json"))
+        before = after = self._evaluate(0)
+        interrupted = False
+        try:
+            for metrics in self.trainer.train(self.display.phase):
+                after = self._record(metrics, after)
+        except KeyboardInterrupt:
+            interrupted = True
+            self.display.message("Interrupted: saving the model as it is.")
+        done = len(self.metrics)
+        if after.iteration != done:
+            after = self._evaluate(done)
+        self._finish(before, after)
+        return TrainResult(self.folder, self.metrics, before, after, labels, interrupted)
+
+    def _record(self, metrics: Metrics, after: Evaluation) -> Evaluation:
+        """Write an iteration's metrics; return the newest evaluation."""
+        iteration, every = int(metrics["iteration"]), self.config.evaluation.every
+        if every is not None and iteration % every == 0:
+            after = self._evaluate(iteration)
+            metrics = metrics | {f"evaluation/{name}/mean": mean for name, mean in after.means.items()}
+        self.metrics.append(metrics)
+        if self.writes:
+            self.folder.append_metrics(metrics)
+            draw_curve(self.metrics, self.folder.curve, title=self._title(), label=self.trainer.reward.label)
+        self.trainer.runtime.track(metrics)
+        self.display.iteration(metrics)
+        return after
+
+    def _evaluate(self, iteration: int) -> Evaluation:
+        """Draw the fixed samples and put them into the run folder."""
+        self.display.phase("fixed samples", 0, 1)
+        evaluation = self.evaluator.evaluate(self.trainer.policy, iteration)
+        if self.writes:
+            self.evaluator.write(self.folder, evaluation)
+        return evaluation
+
+    def _finish(self, before: Evaluation, after: Evaluation) -> None:
+        if self.writes:
+            self.evaluator.write_before_after(self.folder, before, after)
+            save_whole(self.trainer.policy, self.folder.model)
+        self.trainer.runtime.stop_tracking()
+        self.trainer.runtime.wait()
+
+    def _title(self) -> str:
+        return f"{self.config.name or 'run'}: {self.config.algorithm.name}"
+
+
+def save_whole(policy: Policy, folder: Path) -> None:
+    """Save the trained weights so that `folder` is there whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    policy.save(temporary)
+    temporary.replace(folder)

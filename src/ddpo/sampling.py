@@ -1,0 +1,117 @@
+"""Building the policy that a configuration describes, and drawing pictures from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ddpo.config import TrainConfig, load_config, parse_config
+from ddpo.distributed import Runtime
+from ddpo.errors import RunFolderError
+from ddpo.policies.loading import EMBEDDED
+from ddpo.policies.stable_diffusion import StableDiffusionPolicy, StableDiffusionSettings
+from ddpo.policy import Policy
+from ddpo.report.grid import draw_grid
+from ddpo.rollout import rollout
+from ddpo.run_folder import RunFolder
+
+
+def load_policy(config: TrainConfig, device: torch.device, weights: Path | None = None) -> StableDiffusionPolicy:
+    """Return the policy of a configuration; `weights` is the `model/` folder of a run, put on top of the model.
+
+    With `weights` the policy is for sampling: nothing new is added to be trained.
+
+    Raises:
+        ModelError: the model cannot be loaded or trained.
+    """
+    settings = StableDiffusionSettings(
+        sampler=config.sampler.name,
+        steps=config.sampler.steps,
+        eta=config.sampler.eta,
+        guidance_scale=config.guidance_scale,
+        cfg_training=config.cfg_training,
+        precision=config.precision,
+        lora=config.lora if weights is None else config.lora.model_copy(update={"rank": None}),
+        gradient_checkpointing=config.gradient_checkpointing,
+        compile=config.compile,
+    )
+    return StableDiffusionPolicy.load(config.model, settings, device=device, weights=weights)
+
+
+def draw(policy: Policy, prompts: Sequence[str], seeds: Sequence[int], *, batch_size: int) -> torch.Tensor:
+    """Return images `(B, 3, H, W)` float32 in [0, 1] on the CPU, one for each prompt and seed."""
+    trajectory = rollout(policy, policy.encode(prompts), seeds, batch_size=batch_size)
+    return policy.decode(trajectory.final).cpu()
+
+
+def to_pixels(images: torch.Tensor) -> NDArray[np.uint8]:
+    """Return images `(B, 3, H, W)` in [0, 1] as `(B, H, W, 3)` uint8, rounded as diffusers does."""
+    return np.asarray((images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous())
+
+
+def sampling_config(
+    source: str, *, steps: int | None = None, guidance_scale: float | None = None, device: str | None = None
+) -> tuple[TrainConfig, Path | None]:
+    """Return the configuration that samples a run (with its trained weights) or a model (None).
+
+    A model is sampled as the default recipe does if it is the embedded one, else with the paper's settings.
+
+    Raises:
+        ConfigError, ModelError, RunFolderError: the source is neither, or the run has no trained model yet.
+    """
+    folder = RunFolder(Path(source).expanduser())
+    weights = None
+    if folder.config.is_file():
+        tree = load_config(folder.config).model_dump(mode="json")
+        if not folder.model.is_dir():
+            raise RunFolderError(f"{folder.path} has no {folder.model.name}/ yet: its run is not finished.")
+        weights = folder.model
+    else:
+        tree = (load_config() if source == EMBEDDED else TrainConfig()).model_dump(mode="json")
+        tree["model"] = {"name": source}
+    tree |= {"precision": "fp32", "device": device}
+    if steps is not None:
+        tree["sampler"]["steps"] = steps
+    if guidance_scale is not None:
+        tree["guidance_scale"] = guidance_scale
+    config = parse_config(tree)
+    config.model.resolve()
+    return config, weights
+
+
+def draw_pictures(
+    config: TrainConfig, weights: Path | None, prompts: Sequence[str], *, number: int, seed: int, output: Path
+) -> list[Path]:
+    """Draw `number` pictures of each prompt with seeds `seed`, `seed + 1`, ... and return the files written.
+
+    `output` ending in .png: the picture itself, or a grid with captions of several; otherwise a folder of pictures.
+    A picture is the one that the diffusers pipeline gives with DDIM, the same settings and a CPU generator of
+    the same seed.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
+    from PIL import Image
+
+    runtime = Runtime(device=config.device, threads=config.threads, precision=config.precision, tracker=None)
+    texts = [prompt for prompt in prompts for _ in range(number)]
+    seeds = [seed + index for _ in prompts for index in range(number)]
+    policy = load_policy(config, runtime.device, weights)
+    pixels = to_pixels(draw(policy, texts, seeds, batch_size=min(config.batch_size, len(texts))))
+    if output.suffix.lower() == ".png" and len(texts) > 1:
+        draw_grid(pixels, [f"{text}, seed {s}" for text, s in zip(texts, seeds, strict=True)], output)
+        return [output]
+    if output.suffix.lower() == ".png":
+        files = [output]
+    else:
+        names = (re.sub(r"\W+", "-", text).strip("-") for text in texts)
+        files = [output / f"{name}-{s}.png" for name, s in zip(names, seeds, strict=True)]
+    for file, picture in zip(files, pixels, strict=True):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(file)
+    return files

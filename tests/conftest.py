@@ -1,0 +1,105 @@
+"""What every test folder shares: one thread, scheduler configurations, and a small convolutional policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ddpo.schedule import NoiseSchedule
+from ddpo.step import Gaussian, Sampler
+from ddpo.trajectory import Conditioning
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Run on one thread: sums come out in the same order everywhere and tests do not fight over the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def ddim_config() -> Callable[..., dict[str, Any]]:
+    """Return the configuration of a DDIM scheduler on Stable Diffusion's betas, with the given changes."""
+
+    def build(**changes: Any) -> dict[str, Any]:
+        return {
+            "_class_name": "DDIMScheduler",
+            "num_train_timesteps": 1000,
+            "beta_schedule": "scaled_linear",
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "clip_sample": False,
+            "set_alpha_to_one": False,
+            "steps_offset": 1,
+            "timestep_spacing": "leading",
+            "prediction_type": "epsilon",
+        } | changes
+
+    return build
+
+
+class ConvNet(nn.Module):
+    """A small convolutional denoiser that uses the timestep and, where it is given, the conditioning `scale`."""
+
+    def __init__(self, channels: int, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.first = nn.Conv2d(channels, 8, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 8)
+        self.time = nn.Linear(2, 8)
+        self.last = nn.Conv2d(8, channels, 3, padding=1)
+        for parameter in self.parameters():
+            with torch.no_grad():
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+
+    def forward(self, x: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
+        phase_B = timestep_B.float() / 1000 * torch.pi
+        time = self.time(torch.stack([phase_B.sin(), phase_B.cos()], 1))[:, :, None, None]
+        hidden = torch.nn.functional.silu(self.norm(self.first(x)) + time)
+        out: Tensor = self.last(hidden)
+        return out * conditioning["scale"][:, None, None, None] if "scale" in conditioning else out
+
+
+class ConvPolicy:
+    """A `Policy` over a `ConvNet`; it counts the rows of every pass so that tests can see the batch sizes."""
+
+    def __init__(self, sampler: Sampler, sample_shape: tuple[int, ...] = (3, 8, 8), seed: int = 0) -> None:
+        self.sampler = sampler
+        self.sample_shape = sample_shape
+        self.device = torch.device("cpu")
+        self.network = ConvNet(sample_shape[0], seed)
+        self.rows_seen: list[int] = []
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        return {"scale": torch.tensor([1 + len(prompt) / 10 for prompt in prompts])}
+
+    def step(self, x: Tensor, step_B: Tensor, conditioning: Conditioning) -> Gaussian:
+        self.rows_seen.append(len(x))
+        prediction = self.network(x, self.sampler.timestep(step_B), conditioning)
+        return self.sampler.gaussian(x, prediction, step_B)
+
+    def decode(self, samples: Tensor) -> Tensor:
+        return (samples / 2 + 0.5).clamp(0, 1)
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        return self.network.parameters()
+
+    def save(self, folder: Path) -> None:
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="session")
+def conv_policy() -> Callable[..., ConvPolicy]:
+    """Build a `ConvPolicy` with `steps` denoising steps on a scheduler configuration."""
+
+    def build(config: dict[str, Any], *, steps: int, eta: float = 1.0, seed: int = 0) -> ConvPolicy:
+        return ConvPolicy(Sampler.create(NoiseSchedule.from_config(config), "ddim", steps, eta), seed=seed)
+
+    return build

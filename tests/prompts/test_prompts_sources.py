@@ -1,0 +1,157 @@
+import re
+
+import pytest
+
+from ddpo.errors import PromptError
+from ddpo.prompts import Prompt, available_prompts, load_prompts, with_article
+
+# The table of F.7 read row by row, typed from the paper independently of the code: alphabetical here.
+F7 = """
+    ant bat bear bee beetle bird butterfly camel cat chicken cow deer dog dolphin duck
+    fish fly fox frog goat goose gorilla hedgehog horse kangaroo lion lizard llama monkey mouse
+    pig rabbit raccoon rat shark sheep snake spider squirrel tiger turkey turtle whale wolf zebra
+"""
+
+
+def texts(source):
+    return [prompt.text for prompt in source.prompts]
+
+
+def test_simple_animals():
+    source = load_prompts("simple-animals")
+    assert len(source) == 45
+    assert {prompt.metadata["animal"] for prompt in source.prompts} == set(F7.split())
+    assert source.prompts[0] == Prompt("a cat", {"animal": "cat"})
+    assert [t for t in texts(source) if t.startswith("an ")] == ["an ant"]
+    assert source.name == "simple-animals"
+
+
+def test_imagenet_animals():
+    source = load_prompts("imagenet-animals")
+    names = [prompt.metadata["animal"] for prompt in source.prompts]
+    assert len(set(names)) == 398
+    # Class indices known from torchvision's and Keras' class lists.
+    known = {0: "tench", 1: "goldfish", 151: "Chihuahua", 207: "golden retriever", 281: "tabby", 340: "zebra"}
+    known |= {385: "Indian elephant", 388: "giant panda", 397: "puffer"}
+    assert {index: names[index] for index in known} == known
+    assert texts(source)[0] == "a tench"
+    assert texts(source)[385] == "an Indian elephant"
+    assert all(re.fullmatch(r"an? [A-Za-z' -]+", text) for text in texts(source))
+
+
+def test_imagenet_animals_as_in_the_public_code():
+    assert texts(load_prompts({"name": "imagenet-animals", "article": False}))[:2] == ["tench", "goldfish"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a cat",
+        "an ant",
+        "an ox",
+        "a hen",
+        "an eel",
+        "an ibex",
+        "an otter",
+        "an impala",
+        "an ostrich",
+        "an American egret",
+        "a European gallinule",
+        "a European fire salamander",
+        "an Egyptian cat",
+        "an electric ray",
+        "an Old English sheepdog",
+        "a unicorn",
+        "a ewe",
+        "an urchin",
+        "an Airedale",
+        "a hyena",
+        "an umbrella bird",
+        "an emu",
+        "a uromastyx",
+    ],
+)
+def test_articles(text):
+    assert with_article(text.split(" ", 1)[1]) == text
+
+
+def test_activities():
+    source = load_prompts("activities")
+    assert len(source) == 135
+    assert source.prompts[0] == Prompt("a cat riding a bike", {"animal": "cat", "activity": "riding a bike"})
+    assert "an ant washing dishes" in texts(source)
+    assert "a monkey playing chess" in texts(source)
+    reference = load_prompts({"name": "activities", "wording": "reference-code"})
+    assert "an ant washing the dishes" in texts(reference)
+    assert "an ant washing dishes" not in texts(reference)
+
+
+def test_a_text_file(tmp_path):
+    path = tmp_path / "my.txt"
+    path.write_bytes("\ufeff# animals\n\n  a cat \r\na café, #1\n".encode())
+    source = load_prompts(str(path))
+    assert source.prompts == (Prompt("a cat"), Prompt("a café, #1"))
+    assert source.name == str(path)
+
+
+def test_a_jsonl_file(tmp_path):
+    path = tmp_path / "my.jsonl"
+    path.write_text('{"prompt": "a cat", "animal": "cat", "n": 2}\n\n{"prompt": "a\u2028dog"}\n', encoding="utf-8")
+    assert load_prompts(path).prompts == (Prompt("a cat", {"animal": "cat", "n": 2}), Prompt("a\u2028dog", {}))
+
+
+def test_an_inline_list():
+    source = load_prompts(["a cat", {"prompt": "a dog", "animal": "dog"}])
+    assert source.prompts == (Prompt("a cat"), Prompt("a dog", {"animal": "dog"}))
+    assert load_prompts(source) is source
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"prompt": "a cat"}\n{"prompt": \n', r"a\.jsonl', line 2: not JSON"),
+        ("a.jsonl", '\n"a cat"\n', r"a\.jsonl', line 2: expected an object"),
+        ("a.jsonl", '{"promt": "a cat"}', r"line 1: no key 'prompt'\."),
+        ("a.jsonl", '{"prompt": 3}', r"line 1: a prompt must be text"),
+        ("a.jsonl", '{"prompt": " "}', r"line 1: a prompt must be text"),
+        ("a.txt", "# nothing\n\n", r"a\.txt' hold no prompt"),
+        ("a.txt", b"\xff\xfe\xff", r"a\.txt' cannot be read as UTF-8"),
+        ("a.csv", "a cat", r"expected a \.txt or \.jsonl"),
+    ],
+)
+def test_mistakes_in_files_are_named(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(PromptError, match=message):
+        load_prompts(str(path))
+
+
+def test_a_missing_file_names_the_nearest(tmp_path):
+    (tmp_path / "animals.txt").write_text("a cat\n")
+    with pytest.raises(PromptError, match=r"no such file\. Did you mean 'animals.txt'"):
+        load_prompts(str(tmp_path / "animal.txt"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("simple-animal", "Unknown prompts.*Did you mean 'simple-animals'"),
+        ({"name": "activities", "wordng": "paper"}, "no option 'wordng'. Did you mean 'wording'"),
+        ({"name": "activities", "wording": "papr"}, "no wording 'papr'. Did you mean 'paper'"),
+        ({"name": "simple-animals", "x": 1}, "have no options"),
+        ({"x": 1}, "need a 'name'"),
+        ([], "hold no prompt"),
+        (["a cat", ""], "entry 2: a prompt must be text"),
+        (["a cat", 5], "entry 2: a prompt must be text"),
+    ],
+    ids=str,
+)
+def test_mistakes_in_the_configuration_are_named(spec, message):
+    with pytest.raises(PromptError, match=message):
+        load_prompts(spec)
+
+
+def test_every_listed_source_loads():
+    for name, description in available_prompts():
+        assert load_prompts(name).name == name
+        assert "\n" not in description

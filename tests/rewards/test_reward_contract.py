@@ -1,0 +1,131 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from ddpo.errors import RewardError
+from ddpo.rewards import load_reward, score
+
+PROMPTS = ["a cat", "a dog", "an ant", "a bee", "a fox"]
+
+
+def run(function, number=5):
+    images = torch.full((number, 3, 4, 4), 0.5)
+    return score(load_reward(function), images, PROMPTS[:number], [{"index": i} for i in range(number)])
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        np.arange(5),
+        np.arange(5, dtype=np.float32)[:, None],
+        [0, 1, 2, 3, 4],
+        (0, 1, 2, 3, 4),
+        torch.arange(5),
+        torch.arange(5, dtype=torch.bfloat16)[:, None],
+        torch.arange(5.0, requires_grad=True),
+        [torch.tensor(float(i)) for i in range(5)],
+        [[i] for i in range(5)],
+    ],
+    ids=repr,
+)
+def test_every_usual_kind_of_scores_becomes_float64(scores):
+    score_B = run(lambda images, prompts, metadata: scores)
+    assert score_B.dtype == np.float64
+    assert score_B.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_booleans_are_zeros_and_ones():
+    assert run(lambda i, p, m: torch.tensor([True, False, True, False, True])).tolist() == [1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), None])
+def test_a_score_that_is_not_finite_names_reward_sample_and_prompt(value):
+    def broken(images, prompts, metadata):
+        return [0.0, 1.0, 2.0, value, 4.0]
+
+    with pytest.raises(RewardError, match=r"'broken'.*sample 3.*'a bee'"):
+        run(broken)
+
+
+def test_the_number_of_further_bad_scores_is_told():
+    with pytest.raises(RewardError, match=r"sample 1, prompt 'a dog' \(and 2 more\)"):
+        run(lambda i, p, m: [0.0, np.nan, 0.0, np.inf, np.nan])
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [np.zeros(4), np.zeros((5, 2)), np.zeros((1, 5)), 1.0, torch.tensor(0.0), [], np.zeros((5, 1, 1))],
+    ids=repr,
+)
+def test_a_wrong_shape_is_refused(scores):
+    with pytest.raises(RewardError, match=r"returned an array of shape .*here 5"):
+        run(lambda i, p, m: scores)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        ["1", "2", "3", "4", "5"],
+        {"a": 1},
+        "12345",
+        np.zeros(5, dtype=complex),
+        [[1], [1, 2], [], [], []],
+        (np.zeros(5), {}),
+    ],
+    ids=repr,
+)
+def test_what_is_not_numbers_is_refused(scores):
+    with pytest.raises(RewardError, match=r"not numbers.*here 5"):
+        run(lambda i, p, m: scores)
+
+
+def test_an_exception_is_told_with_its_place_and_chained():
+    def divides(images, prompts, metadata):
+        return 1 / 0
+
+    with pytest.raises(
+        RewardError, match=r"'divides' raised ZeroDivisionError: division by zero .*test_reward_c.*line"
+    ) as caught:
+        run(divides)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_reward_that_changes_its_input_changes_nothing_else():
+    images, prompts, metadata = torch.full((2, 3, 4, 4), 0.5), ["a cat", "a dog"], [{"x": 1}, {"x": 2}]
+
+    def vandal(images, prompts, metadata):
+        images.zero_()
+        prompts.clear()
+        metadata[0]["x"] = 9
+        return np.zeros(2)
+
+    score(load_reward(vandal), images, prompts, metadata)
+    assert images.eq(0.5).all()
+    assert (prompts, metadata) == (["a cat", "a dog"], [{"x": 1}, {"x": 2}])
+
+
+def test_the_result_does_not_share_memory_with_the_reward():
+    kept = np.zeros(5)
+    run(lambda i, p, m: kept)[0] = 7.0
+    assert kept[0] == 0.0
+
+
+def test_images_need_no_gradient():
+    images = torch.rand(1, 3, 8, 8, requires_grad=True)
+    assert score(load_reward("jpeg-compressibility"), images, ["a cat"], [{}]).shape == (1,)
+
+
+def test_counts_must_agree():
+    with pytest.raises(ValueError, match="must be equal"):
+        score(load_reward("jpeg-compressibility"), torch.zeros(2, 3, 8, 8), ["a cat"], [{}])
+
+
+@pytest.mark.parametrize("package", ["rewards", "prompts", "report", "display"])
+def test_importing_is_light(package):
+    heavy = "torch", "PIL", "matplotlib", "diffusers", "transformers", "rich"
+    program = f"import ddpo.{package}, sys; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,91 @@
+import math
+
+import pytest
+import torch
+
+import ddpo.rewards.judge as judge_module
+from ddpo.errors import RewardError
+from ddpo.rewards import load_reward, score
+from ddpo.rewards.judge import animal_of
+
+LABELS = ("cat", "fish", "bat", "rat", "goat", "goldfish", "other")
+
+
+class FakeJudge:
+    labels = LABELS
+
+    def __call__(self, images):
+        # exp(logits) = 1 2 1 0.5 2 1 2.5, sum 10 -> probabilities 0.1 0.2 0.1 0.05 0.2 0.1 0.25
+        return torch.tensor([[1, 2, 1, 0.5, 2, 1, 2.5]]).log().repeat(len(images), 1) + 4.0
+
+
+@pytest.fixture(autouse=True)
+def fake_judge(monkeypatch):
+    monkeypatch.setattr(judge_module, "_load", FakeJudge)
+
+
+def scores(name, prompts, metadata):
+    return score(load_reward(name), torch.zeros(len(prompts), 3, 64, 64), prompts, metadata).tolist()
+
+
+def test_probability_of_the_animal_in_the_metadata_or_the_prompt():
+    got = scores("judge", ["x", "a goat in a field", "a rat"], [{"animal": "cat"}, {}, {"colour": "red"}])
+    assert got == pytest.approx([0.1, 0.2, 0.05], abs=1e-6)
+
+
+def test_large_logits_do_not_overflow(monkeypatch):
+    class Sure(FakeJudge):
+        def __call__(self, images):
+            return torch.tensor([[1e4, 0.0, 0, 0, 0, 0, math.log(2)]])
+
+    monkeypatch.setattr(judge_module, "_load", Sure)
+    assert scores("judge", ["a cat"], [{}]) == [1.0]
+
+
+def test_recognition_is_the_first_choice_over_all_classes(monkeypatch):
+    assert scores("judge-recognition", ["a fish", "a cat"], [{}, {}]) == [0.0, 0.0]  # "other" is first
+
+    class Fish(FakeJudge):
+        def __call__(self, images):
+            return torch.tensor([[0.0, 3.0, 0, 0, 0, 0, 1.0]]).repeat(len(images), 1)
+
+    monkeypatch.setattr(judge_module, "_load", Fish)
+    assert scores("judge-recognition", ["a fish", "a cat"], [{}, {}]) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["judge", "judge-recognition"])
+def test_logits_that_are_not_numbers_are_refused(monkeypatch, name):
+    class Broken(FakeJudge):
+        def __call__(self, images):
+            return torch.tensor([[0.0] * 7, [float("nan")] * 7])
+
+    monkeypatch.setattr(judge_module, "_load", Broken)
+    with pytest.raises(RewardError, match=r"nan for sample 1, prompt 'a cat'"):
+        scores(name, ["a cat", "a cat"], [{}, {}])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "animal"),
+    [
+        ("a cat", "cat"),
+        ("A Cat on a mat", "cat"),
+        ("a goldfish", "goldfish"),
+        ("a rat and a goat", "goat"),  # the longest
+        ("a rat and a cat", "rat"),  # as long: the first
+        ("a bat, riding a bike", "bat"),
+        ("a cat washing dishes", "cat"),  # "fish" is not a word of it
+    ],
+)
+def test_the_animal_of_a_prompt(prompt, animal):
+    assert animal_of(prompt, {}, LABELS) == animal
+
+
+@pytest.mark.parametrize("prompt", ["a category", "cats", "some other thing", "a dog"])
+def test_a_prompt_without_a_known_animal_is_named(prompt):
+    with pytest.raises(RewardError, match=f"'judge'.*'{prompt}'"):
+        scores("judge", [prompt], [{}])
+
+
+def test_metadata_with_an_unknown_animal_is_named():
+    with pytest.raises(RewardError, match="does not know the animal 'tabby' of the prompt 'a tabby cat'"):
+        scores("judge", ["a tabby cat"], [{"animal": "tabby"}])
