@@ -18,6 +18,7 @@ from linear_gaussian import (
     Parameters,
     Reward,
     expected_reward,
+    leaf,
     policy_gradient,
     sampler,
     surrogate,
@@ -71,7 +72,7 @@ def case(request):
 @pytest.fixture(scope="module")
 def one_step():
     """A single step from pure noise, where eq. 4 has no other steps to leave out."""
-    return draw(1, 0.7, set_alpha_to_one=False, trailing=True)
+    return draw(1, 1.0, set_alpha_to_one=False, trailing=True)
 
 
 REWARDS = {
@@ -209,8 +210,8 @@ def test_mean_log_prob_is_minus_the_entropy(case):
     assert ((case.trajectory.log_prob_BL.double().mean(0) + entropy_L).abs() <= 4 * error).all()
 
 
-@pytest.mark.parametrize("change", [1e-3, 0.1])
-def test_kl_of_every_step(case, change):
+@pytest.mark.parametrize(("change", "rtol"), [(1e-3, 1e-2), (0.1, 1e-4)])
+def test_kl_of_every_step(case, change, rtol):
     # Means differ by of_eps (dw x + db): KL = |that|^2 / (2 sigma^2), and by the moments of x its expectation is
     # of_eps^2 / (2 sigma^2) sum(dw^2 (variance + mean^2) + 2 dw db mean + db^2).
     new = START.moved(change)
@@ -223,10 +224,10 @@ def test_kl_of_every_step(case, change):
         kl = replay(policy, batch).kl_N.double()
         scale = case.chain.of_eps_T[step].square() / (2 * case.chain.sigma_T[step].square())
         x = case.trajectory.states[:, step].double()
-        torch.testing.assert_close(kl, scale * (dw * x + db).square().sum(1), rtol=2e-3 / change * 1e-2, atol=1e-5)
+        torch.testing.assert_close(kl, scale * (dw * x + db).square().sum(1), rtol=rtol, atol=1e-4 * change)
         mean, variance = means[step], variances[step]
         expected = scale * (dw**2 * (variance + mean**2) + 2 * dw * db * mean + db**2).sum()
-        assert abs(kl.mean() - expected) <= 4 * kl.std() / math.sqrt(SAMPLES) + 1e-5
+        assert abs(kl.mean() - expected) <= 4 * kl.std() / math.sqrt(SAMPLES)
 
 
 def test_replay_gives_the_stored_log_probs_back(case):
@@ -258,13 +259,16 @@ def test_score_function_gradient_is_exact(case, reward):
 
 @every_reward
 def test_a_deterministic_last_step_belongs_to_the_reward(reward):
-    # The other reading, theta moving in the deterministic step too, is a different vector: the test above tells them
-    # apart (with alpha_bar_1 near 1 the step itself is small).
-    chain = Chain.create(5, 1.0, set_alpha_to_one=True)
-    exact = policy_gradient(chain, reward, START)
-    stochastic = policy_gradient(Chain.create(5, 1.0, set_alpha_to_one=False), reward, START)
-    assert chain.length == 4
-    assert (exact - stochastic).norm() > 1e-3 * exact.norm()
+    # The score function cannot see through a deterministic step: the estimate is not the gradient of E[r(x_0)] with
+    # theta moving there too. Both closed forms differ by far more than the error of the estimate.
+    case = draw(**CASES["deterministic end"])
+    estimates = score_function_gradients(case, reward(case.trajectory.final))
+    moving = leaf(START)
+    total = expected_reward(case.chain, reward, [moving] * 5)
+    through = torch.cat(torch.autograd.grad(total, list(moving)))
+    error = estimates.std(0) / math.sqrt(GROUPS)
+    assert ((estimates.mean(0) - through).abs() / error).max() > 4
+    assert_agrees(estimates, policy_gradient(case.chain, reward, START))
 
 
 @every_reward
@@ -273,7 +277,8 @@ def test_a_baseline_keeps_the_gradient_and_lowers_its_error(case, reward):
     rewards = reward(case.trajectory.final) + 3
     plain = score_function_gradients(case, rewards)
     # A constant known beforehand, and the mean of the other samples of the same prompt, are both unbiased.
-    constant = score_function_gradients(case, rewards - expected_reward(case.chain, reward, [START] * len(case.chain.sigma_T)) - 3)
+    baseline = expected_reward(case.chain, reward, [START] * len(case.chain.sigma_T)) + 3
+    constant = score_function_gradients(case, rewards - baseline)
     left_out = leave_one_out_advantages([i % 500 for i in range(SAMPLES)], rewards.numpy())
     others = score_function_gradients(case, torch.from_numpy(left_out))
     for estimates in (constant, others):
@@ -306,7 +311,7 @@ def test_first_update_of_importance_sampling_is_that_of_the_score_function(case,
 
 @every_reward
 def test_importance_sampling_is_exact_for_one_step_far_from_the_old_policy(one_step, reward):
-    new = START.moved(0.1)
+    new = START.moved(0.02)
     gradients, values = importance_gradients(one_step, reward(one_step.trajectory.final), new)
     exact = policy_gradient(one_step.chain, reward, new)
     assert_agrees(gradients, exact)

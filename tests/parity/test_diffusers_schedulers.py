@@ -293,9 +293,7 @@ def test_zero_terminal_snr_with_epsilon_is_refused(ddim_config):
 def test_zero_terminal_snr_is_exact_for_other_predictions(ddim_config, prediction_type):
     # a = 0: x = eps, so x0_hat = -v or the prediction itself, and sigma^2 = eta^2 (1 - a').
     # mean = sqrt(a') x0_hat + sqrt(1 - a' - sigma^2) x; with eta 1 the last term vanishes.
-    config = ddim_config(
-        timestep_spacing="trailing", rescale_betas_zero_snr=True, prediction_type=prediction_type
-    )
+    config = ddim_config(timestep_spacing="trailing", rescale_betas_zero_snr=True, prediction_type=prediction_type)
     for eta in (0.5, 1.0):
         sampler = Sampler.create(NoiseSchedule.from_config(config), "ddim", 10, eta)
         a_next = float(sampler.grid.alpha_bar_next_T[0])

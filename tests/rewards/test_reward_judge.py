@@ -8,15 +8,15 @@ from ddpo.errors import RewardError
 from ddpo.rewards import load_reward, score
 from ddpo.rewards.judge import animal_of
 
-LABELS = ("cat", "fish", "bat", "rat", "goat", "goldfish", "other")
+LABELS = ("cat", "fish", "bat", "rat", "goat", "goldfish", "bat ray", "other")
 
 
 class FakeJudge:
     labels = LABELS
 
     def __call__(self, images):
-        # exp(logits) = 1 2 1 0.5 2 1 2.5, sum 10 -> probabilities 0.1 0.2 0.1 0.05 0.2 0.1 0.25
-        return torch.tensor([[1, 2, 1, 0.5, 2, 1, 2.5]]).log().repeat(len(images), 1) + 4.0
+        # exp(logits) = 1 2 1 0.5 2 0.5 0.5 2.5, sum 10 -> probabilities 0.1 0.2 0.1 0.05 0.2 0.05 0.05 0.25
+        return torch.tensor([[1, 2, 1, 0.5, 2, 0.5, 0.5, 2.5]]).log().repeat(len(images), 1) + 4.0
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def test_probability_of_the_animal_in_the_metadata_or_the_prompt():
 def test_large_logits_do_not_overflow(monkeypatch):
     class Sure(FakeJudge):
         def __call__(self, images):
-            return torch.tensor([[1e4, 0.0, 0, 0, 0, 0, math.log(2)]])
+            return torch.tensor([[1e4, 0.0, 0, 0, 0, 0, 0, math.log(2)]])
 
     monkeypatch.setattr(judge_module, "_load", Sure)
     assert scores("judge", ["a cat"], [{}]) == [1.0]
@@ -47,7 +47,7 @@ def test_recognition_is_the_first_choice_over_all_classes(monkeypatch):
 
     class Fish(FakeJudge):
         def __call__(self, images):
-            return torch.tensor([[0.0, 3.0, 0, 0, 0, 0, 1.0]]).repeat(len(images), 1)
+            return torch.tensor([[0.0, 3.0, 0, 0, 0, 0, 0, 1.0]]).repeat(len(images), 1)
 
     monkeypatch.setattr(judge_module, "_load", Fish)
     assert scores("judge-recognition", ["a fish", "a cat"], [{}, {}]) == [1.0, 0.0]
@@ -57,7 +57,7 @@ def test_recognition_is_the_first_choice_over_all_classes(monkeypatch):
 def test_logits_that_are_not_numbers_are_refused(monkeypatch, name):
     class Broken(FakeJudge):
         def __call__(self, images):
-            return torch.tensor([[0.0] * 7, [float("nan")] * 7])
+            return torch.tensor([[0.0] * 8, [float("nan")] * 8])
 
     monkeypatch.setattr(judge_module, "_load", Broken)
     with pytest.raises(RewardError, match=r"nan for sample 1, prompt 'a cat'"):
@@ -73,14 +73,15 @@ def test_logits_that_are_not_numbers_are_refused(monkeypatch, name):
         ("a rat and a goat", "goat"),  # the longest
         ("a rat and a cat", "rat"),  # as long: the first
         ("a bat, riding a bike", "bat"),
-        ("a cat washing dishes", "cat"),  # "fish" is not a word of it
+        ("a cat with a shellfish", "cat"),  # "fish" is not a word of it
+        ("a bat ray", "bat ray"),  # not the shorter "bat"
     ],
 )
 def test_the_animal_of_a_prompt(prompt, animal):
     assert animal_of(prompt, {}, LABELS) == animal
 
 
-@pytest.mark.parametrize("prompt", ["a category", "cats", "some other thing", "a dog"])
+@pytest.mark.parametrize("prompt", ["a category", "a wildcat", "cats", "some other thing", "a dog"])
 def test_a_prompt_without_a_known_animal_is_named(prompt):
     with pytest.raises(RewardError, match=f"'judge'.*'{prompt}'"):
         scores("judge", [prompt], [{}])

@@ -139,9 +139,7 @@ def test_surrogate_is_pessimistic():
         unclipped, metrics = clipped_surrogate(log_prob, old, advantage, clip_range=1e9)
         assert clipped >= unclipped
         assert metrics["clip_fraction"] == 0
-        assert math.isclose(
-            unclipped.item(), -advantage.item() * math.exp(log_prob.item() - old.item()), rel_tol=1e-12
-        )
+        assert math.isclose(unclipped.item(), -advantage.item() * math.exp(log_prob.item() - old.item()), rel_tol=1e-12)
 
 
 @pytest.mark.xfail(strict=True, reason="src/ddpo/objectives.py: exp overflows float32 and 0 * inf is NaN")
@@ -155,9 +153,7 @@ def test_a_ratio_beyond_float32_is_clipped_like_any_other(advantage):
     assert log_prob.grad.item() == 0
 
 
-@pytest.mark.parametrize(
-    "shapes", [((3,), (2,)), ((3, 1), (3, 1)), ((3, 1), (3,)), ((), ()), ((3,), (3, 2))], ids=str
-)
+@pytest.mark.parametrize("shapes", [((3,), (2,)), ((3, 1), (3, 1)), ((3, 1), (3,)), ((), ()), ((3,), (3, 2))], ids=str)
 def test_wrong_shapes_are_refused(shapes):
     first, second = (torch.zeros(shape) for shape in shapes)
     with pytest.raises(ValueError, match="tensors of one length"):

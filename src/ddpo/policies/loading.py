@@ -69,9 +69,11 @@ def load_pipeline(source: ModelSource, weights: Path | None = None) -> Any:
         ModelError: it cannot be found or read, or is not a Stable Diffusion 1.x/2.x text-to-image pipeline.
     """
     from diffusers import DiffusionPipeline, StableDiffusionPipeline
-    from diffusers.utils import logging
+    from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
+    from transformers.utils.logging import disable_progress_bar as quiet_transformers
 
-    logging.disable_progress_bar()
+    quiet_diffusers()
+    quiet_transformers()
     location = source.resolve()
     options: dict[str, Any] = {"revision": source.revision, "local_files_only": source.local_files_only}
     try:

@@ -1,0 +1,49 @@
+"""Write the trained model as an ordinary `StableDiffusionPipeline` folder, fp16, whole or not at all."""
+
+import copy
+import shutil
+from pathlib import Path
+
+import text
+import torch
+import train_autoencoder
+import train_diffusion
+from diffusers import StableDiffusionPipeline
+
+LIMIT_MB = 15.0
+PACKAGE = Path(__file__).parents[2] / "src" / "ddpo" / "embedded"
+
+
+def build_pipeline(cache: Path, state_name: str) -> StableDiffusionPipeline:
+    """The moving average of the weights, with the autoencoder and Stable Diffusion's schedule."""
+    tokenizer = text.CLIPTokenizer.from_pretrained(cache / "tokenizer")
+    model = train_diffusion.Model(tokenizer)
+    model.load_state_dict(torch.load(cache / state_name, weights_only=True)["average"])
+    return StableDiffusionPipeline(
+        vae=train_autoencoder.load(cache),
+        text_encoder=model.text_encoder,
+        tokenizer=tokenizer,
+        unet=model.unet,
+        scheduler=train_diffusion.build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def export(cache: Path, state_name: str, package: Path = PACKAGE) -> None:
+    """Replace `model/` and, when there is a judge, `judge.safetensors`; refuse a model above the size limit."""
+    target, fresh, old = package / "model", package / "model.new", package / "model.old"
+    shutil.rmtree(fresh, ignore_errors=True)
+    pipeline = copy.deepcopy(build_pipeline(cache, state_name)).to(torch.float16)
+    pipeline.save_pretrained(fresh)
+    size = sum(path.stat().st_size for path in fresh.rglob("*") if path.is_file()) / 1e6
+    if size > LIMIT_MB:
+        raise SystemExit(f"the model has {size:.1f} MB, more than {LIMIT_MB} MB")
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    if (cache / "judge.safetensors").exists():
+        shutil.copyfile(cache / "judge.safetensors", package / "judge.safetensors")
+    print(f"exported {size:.2f} MB to {target}")
