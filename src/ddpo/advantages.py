@@ -62,9 +62,9 @@ def leave_one_out_advantages(prompts: Sequence[Hashable], rewards: ArrayLike) ->
     reward_B = _rewards(rewards, prompts)
     advantage_B = np.zeros_like(reward_B)
     for _, indices in _groups(prompts):
-        k = len(indices)
-        if k > 1:
-            advantage_B[indices] = (reward_B[indices] - reward_B[indices].mean()) * k / (k - 1)
+        k, group = len(indices), reward_B[indices]
+        if k > 1 and np.ptp(group) > 0:
+            advantage_B[indices] = (group - group.mean()) * k / (k - 1)
     return advantage_B
 
 

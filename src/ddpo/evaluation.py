@@ -12,9 +12,9 @@ from ddpo.policy import Policy
 from ddpo.prompts.source import Prompt, PromptSource
 from ddpo.randomness import Stream, sample_seeds
 from ddpo.report.grid import draw_before_after, draw_grid
-from ddpo.rewards import NamedReward, score
+from ddpo.rewards import NamedReward, score, to_uint8
 from ddpo.run_folder import RunFolder
-from ddpo.sampling import draw, to_pixels
+from ddpo.sampling import draw
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Evaluator:
         metadata = [prompt.metadata for prompt in self._prompts]
         images = draw(policy, texts, self._seeds, batch_size=self._batch_size)
         scores = {reward.name: score(reward, images, texts, metadata) for reward in self.rewards}
-        return Evaluation(iteration, to_pixels(images), scores)
+        return Evaluation(iteration, to_uint8(images.numpy()), scores)
 
     def write(self, folder: RunFolder, evaluation: Evaluation) -> None:
         """Write the grid with captions, and a record of prompts, seeds and scores."""

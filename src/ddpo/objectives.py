@@ -33,9 +33,12 @@ def score_function(log_prob_N: Tensor, advantage_N: Tensor, *, dimensions: int =
 
 
 def importance_ratio(log_prob_N: Tensor, old_log_prob_N: Tensor, *, dimensions: int = 1) -> Tensor:
-    """Return `exp((log p - log p_old) / dimensions)`, the importance weight of eq. 4."""
+    """Return `exp((log p - log p_old) / dimensions)`, the importance weight of eq. 4.
+
+    Its logarithm is held within +-60, where float32 neither overflows nor turns an advantage of 0 into NaN.
+    """
     _check(log_prob_N, old_log_prob_N)
-    return torch.exp((log_prob_N - old_log_prob_N) / dimensions)
+    return torch.exp(((log_prob_N - old_log_prob_N) / dimensions).clamp(-60, 60))
 
 
 def clipped_surrogate(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.errors import RunFolderError
-from ddpo.report.files import write_atomically
+from ddpo.files import write_atomically
 
 RUNS = Path("runs")
 """Where runs go that are given no folder."""

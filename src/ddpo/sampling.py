@@ -6,9 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ddpo.config import TrainConfig, load_config, parse_config
 from ddpo.distributed import Runtime
@@ -17,6 +15,7 @@ from ddpo.policies.loading import EMBEDDED
 from ddpo.policies.stable_diffusion import StableDiffusionPolicy, StableDiffusionSettings
 from ddpo.policy import Policy
 from ddpo.report.grid import draw_grid
+from ddpo.rewards import to_uint8
 from ddpo.rollout import rollout
 from ddpo.run_folder import RunFolder
 
@@ -47,11 +46,6 @@ def draw(policy: Policy, prompts: Sequence[str], seeds: Sequence[int], *, batch_
     """Return images `(B, 3, H, W)` float32 in [0, 1] on the CPU, one for each prompt and seed."""
     trajectory = rollout(policy, policy.encode(prompts), seeds, batch_size=batch_size)
     return policy.decode(trajectory.final).cpu()
-
-
-def to_pixels(images: torch.Tensor) -> NDArray[np.uint8]:
-    """Return images `(B, 3, H, W)` in [0, 1] as `(B, H, W, 3)` uint8, rounded as diffusers does."""
-    return np.asarray((images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous())
 
 
 def sampling_config(
@@ -102,7 +96,7 @@ def draw_pictures(
     texts = [prompt for prompt in prompts for _ in range(number)]
     seeds = [seed + index for _ in prompts for index in range(number)]
     policy = load_policy(config, runtime.device, weights)
-    pixels = to_pixels(draw(policy, texts, seeds, batch_size=min(config.batch_size, len(texts))))
+    pixels = to_uint8(draw(policy, texts, seeds, batch_size=min(config.batch_size, len(texts))).numpy())
     if output.suffix.lower() == ".png" and len(texts) > 1:
         draw_grid(pixels, [f"{text}, seed {s}" for text, s in zip(texts, seeds, strict=True)], output)
         return [output]

@@ -99,6 +99,8 @@ class Minibatch:
             raise ValueError(f"pairs do not match: {self.sample_N.shape} and {self.step_N.shape}")
         if self.advantage_B.shape != (len(self.trajectory),):
             raise ValueError(f"{len(self.trajectory)} samples but advantages {tuple(self.advantage_B.shape)}")
+        if self.rows is not None and self.rows < len(self):
+            raise ValueError(f"{len(self)} pairs do not fit on {self.rows} rows")
 
     def __len__(self) -> int:
         return self.sample_N.shape[0]

@@ -94,15 +94,11 @@ class Chain:
     sigma_T: Tensor
 
     @classmethod
-    def create(cls, steps: int, eta: float, *, set_alpha_to_one: bool, trailing: bool = False) -> Chain:
+    def create(cls, steps: int, eta: float, *, set_alpha_to_one: bool) -> Chain:
         beta = torch.linspace(0.1, 0.2, 20, dtype=torch.float64)
         alpha_bar = torch.cumprod(1 - beta, 0)
         stride = 20 // steps
-        if trailing:
-            assert 20 % steps == 0
-            timesteps = [19 - stride * i for i in range(steps)]
-        else:
-            timesteps = [1 + stride * i for i in reversed(range(steps))]
+        timesteps = [1 + stride * i for i in reversed(range(steps))]
         final = torch.tensor(1.0, dtype=torch.float64) if set_alpha_to_one else alpha_bar[0]
         a = alpha_bar[timesteps]
         a_next = torch.stack([alpha_bar[t - stride] if t >= stride else final for t in timesteps])
@@ -183,8 +179,6 @@ def surrogate(chain: Chain, reward: Reward, old: Parameters, new: Parameters) ->
     return total.detach(), torch.cat(torch.autograd.grad(total, list(moving)))
 
 
-def sampler(steps: int, eta: float, *, set_alpha_to_one: bool, trailing: bool = False, name: str = "ddim") -> Sampler:
+def sampler(steps: int, eta: float, *, set_alpha_to_one: bool, name: str = "ddim") -> Sampler:
     """The package's sampler for the same chain."""
-    spacing = "trailing" if trailing else "leading"
-    config = CONFIG | {"set_alpha_to_one": set_alpha_to_one, "timestep_spacing": spacing}
-    return Sampler.create(NoiseSchedule.from_config(config), name, steps, eta)
+    return Sampler.create(NoiseSchedule.from_config(CONFIG | {"set_alpha_to_one": set_alpha_to_one}), name, steps, eta)

@@ -6,6 +6,7 @@ gives the same numbers.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -49,9 +50,9 @@ class Case:
         return self.chain.length
 
 
-def draw(steps: int, eta: float, *, set_alpha_to_one: bool, trailing: bool = False, name: str = "ddim") -> Case:
-    chain = Chain.create(steps, eta, set_alpha_to_one=set_alpha_to_one, trailing=trailing)
-    ours = sampler(steps, eta, set_alpha_to_one=set_alpha_to_one, trailing=trailing, name=name)
+def draw(steps: int, eta: float, *, set_alpha_to_one: bool, name: str = "ddim") -> Case:
+    chain = Chain.create(steps, eta, set_alpha_to_one=set_alpha_to_one)
+    ours = sampler(steps, eta, set_alpha_to_one=set_alpha_to_one, name=name)
     policy = LinearGaussianPolicy(ours, START)
     return Case(chain, policy, rollout(policy, {}, range(SAMPLES), batch_size=SAMPLES))
 
@@ -71,8 +72,8 @@ def case(request):
 
 @pytest.fixture(scope="module")
 def one_step():
-    """A single step from pure noise, where eq. 4 has no other steps to leave out."""
-    return draw(1, 1.0, set_alpha_to_one=False, trailing=True)
+    """A chain of a single step, where eq. 4 has no other steps to leave out."""
+    return draw(1, 1.0, set_alpha_to_one=False)
 
 
 REWARDS = {
@@ -310,22 +311,18 @@ def test_first_update_of_importance_sampling_is_that_of_the_score_function(case,
 
 
 @every_reward
-def test_importance_sampling_is_exact_for_one_step_far_from_the_old_policy(one_step, reward):
-    new = START.moved(0.02)
+def test_importance_sampling_is_exact_for_one_step(one_step, reward):
+    # Nothing is left out: the value is E[r] and the gradient the policy gradient, both at the new parameters.
+    new = START.moved(0.1)
     gradients, values = importance_gradients(one_step, reward(one_step.trajectory.final), new)
-    exact = policy_gradient(one_step.chain, reward, new)
-    assert_agrees(gradients, exact)
-    assert_agrees(values, expected_reward(one_step.chain, reward, [new]).detach())
-    # It is the gradient at the new parameters, not at those that drew the samples, within the same errors.
-    error = gradients.std(0) / math.sqrt(GROUPS)
-    old = policy_gradient(one_step.chain, reward, START)
-    assert reward.q == 0 or ((gradients.mean(0) - old).abs() > 4 * error).any()
+    assert_agrees(gradients, policy_gradient(one_step.chain, reward, new))
+    assert_agrees(values, expected_reward(one_step.chain, reward, [new]))
 
 
 @every_reward
 def test_importance_sampling_over_many_steps_is_eq_4(case, reward):
-    # A change that moves the ratios well beyond rounding: the estimate is that of the closed form of eq. 4.
-    new = START.moved(0.01)
+    # Far enough from the old parameters that the policy gradient itself is several standard errors away.
+    new = START.moved(0.06)
     gradients, values = importance_gradients(case, reward(case.trajectory.final), new)
     value, gradient = surrogate(case.chain, reward, START, new)
     assert_agrees(gradients, gradient)
@@ -368,4 +365,4 @@ def test_gradient_steps_raise_the_exact_expected_reward(reward):
             policy.weight -= step[:2].float()
             policy.bias -= step[2:].float()
         values.append(value())
-    assert all(after > before for before, after in zip(values, values[1:], strict=False))
+    assert all(after > before for before, after in itertools.pairwise(values))

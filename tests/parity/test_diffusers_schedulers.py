@@ -95,7 +95,7 @@ def test_sampling_with_known_noise_equals_diffusers(ddim_config, eta):
 @pytest.mark.parametrize("prediction_type", PREDICTIONS)
 @pytest.mark.parametrize(("steps_offset", "set_alpha_to_one", "spacing"), GRIDS)
 def test_ancestral_equals_ddim_with_eta_1(ddim_config, steps_offset, set_alpha_to_one, spacing, prediction_type):
-    # REFERENCE 1. Two formulas: Ho et al. eq. 7 (posterior) and Song et al. eq. 12 with sigma^2 = (1-a')/(1-a) (1-a/a').
+    # REFERENCE 1: the posterior of Ho et al. eq. 7, and Song et al. eq. 12 with sigma^2 = (1-a')/(1-a) (1-a/a').
     config = ddim_config(
         steps_offset=steps_offset,
         set_alpha_to_one=set_alpha_to_one,
@@ -224,7 +224,7 @@ def test_deterministic_last_step_is_left_out(ddim_config, steps_offset, set_alph
 
 
 def test_clipping_and_thresholding_are_off(ddim_config):
-    # They change the density of a step (REFERENCE 8): a config that asks for them gives the same step as one that does not.
+    # REFERENCE 8: they would change the density, so a config that asks for them gives the same step as one without.
     x, prediction = 10 * noise64(7, 2).float()
     samplers = [
         Sampler.create(NoiseSchedule.from_config(ddim_config(**changes)), "ddim", 10, 1.0)

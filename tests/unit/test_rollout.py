@@ -49,7 +49,7 @@ def test_noise_is_standard_normal_and_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     draws = torch.stack(list(islice(noise_stream(range(50), (400,), CPU), 5)))  # 100,000 numbers
     assert torch.equal(torch.get_rng_state(), before)
-    # standard errors: mean 1/sqrt(1e5) = 0.0032, variance sqrt(2/1e5) = 0.0045; correlation of draws 1/sqrt(2e4) = 0.007
+    # Standard errors: mean 1/sqrt(1e5) = 0.0032, variance sqrt(2/1e5) = 0.0045, correlation 1/sqrt(2e4) = 0.0071.
     assert abs(draws.mean().item()) < 4 * 0.0032
     assert abs(draws.var().item() - 1) < 4 * 0.0045
     assert abs((draws[0] * draws[1]).mean().item()) < 4 * 0.0071

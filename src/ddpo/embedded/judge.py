@@ -83,5 +83,7 @@ def load_judge(folder: Path | None = None) -> Judge:
     folder = folder or _FOLDER
     judge = Judge(json.loads((folder / "judge.json").read_text())["labels"])
     weights = load_file(folder / "judge.safetensors")
-    judge.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
+    judge.load_state_dict(
+        {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+    )
     return judge.eval().requires_grad_(False)

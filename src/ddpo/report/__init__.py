@@ -1,7 +1,6 @@
 """From a run to figures: the reward curve and picture grids. Never imports torch."""
 
 from ddpo.report.curve import draw_curve
-from ddpo.report.files import write_atomically
 from ddpo.report.grid import draw_before_after, draw_grid
 
-__all__ = ["draw_before_after", "draw_curve", "draw_grid", "write_atomically"]
+__all__ = ["draw_before_after", "draw_curve", "draw_grid"]
