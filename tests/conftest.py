@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_pipeline import build_pipeline
 from torch import Tensor, nn
 
+from ddpo.config import TrainConfig, parse_config
 from ddpo.schedule import NoiseSchedule
 from ddpo.step import Gaussian, Sampler
 from ddpo.trajectory import Conditioning
@@ -103,3 +105,44 @@ def conv_policy() -> Callable[..., ConvPolicy]:
         return ConvPolicy(Sampler.create(NoiseSchedule.from_config(config), "ddim", steps, eta), seed=seed)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return the folder of a random Stable Diffusion v1-style pipeline, built once for each choice of scheduler."""
+    folders: dict[tuple[tuple[str, Any], ...], Path] = {}
+
+    def folder(**scheduler: Any) -> Path:
+        key = tuple(sorted(scheduler.items()))
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp("pipeline")
+            build_pipeline(**scheduler).save_pretrained(folders[key])
+        return folders[key]
+
+    return folder
+
+
+@pytest.fixture
+def tiny_config(tiny_pipeline: Callable[..., Path], tmp_path: Path) -> Callable[..., TrainConfig]:
+    """Return the configuration of a two-iteration run on a tiny pipeline, with the given changes."""
+
+    def config(**changes: Any) -> TrainConfig:
+        scheduler = changes.pop("scheduler", {})
+        tree: dict[str, Any] = {
+            "name": "tiny",
+            "output": tmp_path / "run",
+            "model": str(tiny_pipeline(**scheduler)),
+            "prompts": ["a cat", "a dog", "an ant"],
+            "iterations": 2,
+            "samples_per_iteration": 8,
+            "batch_size": 4,
+            "sampler": {"steps": 4},
+            "learning_rate": 1e-3,
+            "algorithm": {"name": "ddpo-is", "clip_nats": 1.64},
+            "evaluation": {"number": 2, "every": 1},
+            "threads": 1,
+            "device": "cpu",
+        }
+        return parse_config(tree | changes)
+
+    return config

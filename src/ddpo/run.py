@@ -79,15 +79,11 @@ class _Run:
     def __init__(
         self, config: TrainConfig, trainer: Trainer, evaluator: Evaluator, folder: RunFolder, display: Display
     ) -> None:
-        self.config, self.trainer, self.evaluator, self.folder, self.display = (
-            config,
-            trainer,
-            evaluator,
-            folder,
-            display,
-        )
+        self.config, self.trainer, self.evaluator = config, trainer, evaluator
+        self.folder, self.display = folder, display
         self.writes = trainer.runtime.is_main
         self.metrics: list[Metrics] = []
+        self.done = 0
 
     def train(self, labels: dict[str, str]) -> TrainResult:
         """Evaluate, train with evaluations in between, save, evaluate."""
@@ -102,17 +98,16 @@ class _Run:
         except KeyboardInterrupt:
             interrupted = True
             self.display.message("Interrupted: saving the model as it is.")
-        done = len(self.metrics)
-        if after.iteration != done:
-            after = self._evaluate(done)
+        if after.iteration != self.done:
+            after = self._evaluate(self.done)
         self._finish(before, after)
         return TrainResult(self.folder, self.metrics, before, after, labels, interrupted)
 
     def _record(self, metrics: Metrics, after: Evaluation) -> Evaluation:
         """Write an iteration's metrics; return the newest evaluation."""
-        iteration, every = int(metrics["iteration"]), self.config.evaluation.every
-        if every is not None and iteration % every == 0:
-            after = self._evaluate(iteration)
+        self.done, every = int(metrics["iteration"]), self.config.evaluation.every
+        if every is not None and self.done % every == 0:
+            after = self._evaluate(self.done)
             metrics = metrics | {f"evaluation/{name}/mean": mean for name, mean in after.means.items()}
         self.metrics.append(metrics)
         if self.writes:

@@ -14,6 +14,7 @@ from ddpo.errors import RunFolderError
 from ddpo.policies.loading import EMBEDDED
 from ddpo.policies.stable_diffusion import StableDiffusionPolicy, StableDiffusionSettings
 from ddpo.policy import Policy
+from ddpo.randomness import Stream, derive_seed
 from ddpo.report.grid import draw_grid
 from ddpo.rewards import to_uint8
 from ddpo.rollout import rollout
@@ -36,6 +37,7 @@ def load_policy(config: TrainConfig, device: torch.device, weights: Path | None 
         cfg_training=config.cfg_training,
         precision=config.precision,
         lora=config.lora if weights is None else config.lora.model_copy(update={"rank": None}),
+        seed=derive_seed(config.seed, Stream.WEIGHTS),
         gradient_checkpointing=config.gradient_checkpointing,
         compile=config.compile,
     )

@@ -77,7 +77,7 @@ class NoiseSchedule:
         the last step is then above 0).
 
         Raises:
-            ModelError: more steps than training timesteps, or a grid with an alpha_bar of 0 inside.
+            ModelError: more steps than training timesteps, or noise prediction where alpha_bar is 0.
         """
         from diffusers import DDIMScheduler
 
@@ -88,6 +88,7 @@ class NoiseSchedule:
         scheduler = DDIMScheduler.from_config(dict(self.config))
         scheduler.set_timesteps(steps)
         timestep_T = scheduler.timesteps.to(torch.int64).cpu()
+        timestep_T = timestep_T[timestep_T >= 0]  # trailing spacing rounds to one step too many for some counts
         if int(timestep_T.max()) >= self.training_timesteps:
             # leading spacing with an offset overshoots when steps == training timesteps
             raise ModelError(
@@ -101,4 +102,9 @@ class NoiseSchedule:
             alpha_bar[previous_T.clamp(min=0)],
             torch.as_tensor(scheduler.final_alpha_cumprod).double(),
         )
+        if self.prediction_type == "epsilon" and float(alpha_bar[timestep_T].min()) <= 0:
+            raise ModelError(
+                "scheduler: at zero terminal SNR (rescale_betas_zero_snr) the first state holds no signal, so a noise "
+                "prediction says nothing about the sample; it needs prediction_type v_prediction or sample."
+            )
         return TimeGrid(timestep_T, alpha_bar[timestep_T], alpha_bar_next_T)

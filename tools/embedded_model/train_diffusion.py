@@ -16,12 +16,13 @@ from train_autoencoder import LATENT_CHANNELS
 
 BATCH = 128  # a process
 PEAK_RATE = 1e-3
-WARM_UP_STEPS = 300
+WARM_UP_PICTURES = 60_000
 DECAY_FROM = 0.5  # the part of the planned time after which the rate falls linearly to zero
-EMA_DECAY = 0.9993
+EMA_DECAY = 0.999
 CAPTION_DROPOUT = 0.1
 MIN_SNR_GAMMA = 5.0
 SAVE_SECONDS = 240
+REPORT_STEPS = 100
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -68,9 +69,9 @@ class Model(torch.nn.Module):
         return self.unet(noisy, timestep_B, self.text_encoder(tokens)[0]).sample
 
 
-def learning_rate(step: int, progress: float) -> float:
+def learning_rate(pictures: int, progress: float) -> float:
     """Warm-up, constant, linear to zero; progress is the part of the planned time that is over."""
-    return PEAK_RATE * min(1.0, step / WARM_UP_STEPS) * min(1.0, max(0.0, (1 - progress) / (1 - DECAY_FROM)))
+    return PEAK_RATE * min(1.0, (BATCH + pictures) / WARM_UP_PICTURES) * min(1.0, max(0.0, (1 - progress) / (1 - DECAY_FROM)))
 
 
 def diffusion_loss(
@@ -89,67 +90,82 @@ def diffusion_loss(
     return (error * snr.clamp(max=MIN_SNR_GAMMA) / snr).mean()
 
 
-def train(rank: int, cache: Path, minutes: float, plan_minutes: float, source: str, target: str) -> None:
-    """Go on for `minutes` from the state `source` (if it is there), on a plan of `plan_minutes` in all; rank 0 saves."""
+def train(cache: Path, processes: int, minutes: float, plan_minutes: float, source: str, target: str) -> None:
+    """Go on for `minutes` from the state `source` (if it is there), on a plan of `plan_minutes` in all; save `target`.
+
+    The processes share one set of weights and step on their own (see `parallel.launch`).
+    """
     tokenizer = text.CLIPTokenizer.from_pretrained(cache / "tokenizer")
-    data, model = Latents(cache), Model(tokenizer)
+    model, optimizer_state = Model(tokenizer), None
+    average = copy.deepcopy(model).requires_grad_(False)
+    progress: dict[str, Any] = {"pictures": 0, "seconds": 0.0}
+    if (cache / source).exists():
+        state = torch.load(cache / source, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer_state, progress = state["optimizer"], state["progress"]
+    pictures = torch.tensor([progress["pictures"]] + [0] * (processes - 1)).share_memory_()
+    plan = (minutes * 60, plan_minutes * 60, progress["seconds"])
+    parallel.launch(_work, processes, model.share_memory(), average, optimizer_state, pictures, plan, cache, target)
+
+
+def _work(
+    rank: int,
+    model: Model,
+    average: Model,
+    optimizer_state: dict[str, Any] | None,
+    pictures: torch.Tensor,
+    plan: tuple[float, float, float],
+    cache: Path,
+    target: str,
+) -> None:
+    """One process's share: steps on the shared weights; rank 0 also keeps the average, prints and saves."""
+    minutes_s, plan_s, before_s = plan
+    tokenizer, data = text.CLIPTokenizer.from_pretrained(cache / "tokenizer"), Latents(cache)
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
-    average = copy.deepcopy(model).requires_grad_(False)
-    progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "pictures": 0}
-    if (cache / source).exists():
-        progress = restore(cache / source, model, average, optimizer)
-    parallel.broadcast_parameters(parameters)
-    torch.manual_seed(progress["step"] * 2 + rank)
-    random = np.random.default_rng(progress["step"] * 2 + rank)
+    if optimizer_state is not None:
+        optimizer.load_state_dict(optimizer_state)
+    seed = int(pictures.sum()) + rank
+    torch.manual_seed(seed)
+    random = np.random.default_rng(seed)
     alpha_bar, empty = build_scheduler().alphas_cumprod, torch.tensor(text.token_ids(tokenizer, [""]))
-    before, start, saved, losses = progress["seconds"], time.monotonic(), 0.0, []
-    while (elapsed := parallel.agreed_time(start)) < minutes * 60:
-        progress["seconds"] = before + elapsed
-        rate = learning_rate(progress["step"], progress["seconds"] / (plan_minutes * 60))
-        if rate == 0:
-            break
+    start, saved, losses = time.monotonic(), 0.0, []
+    while (elapsed := time.monotonic() - start) < min(minutes_s, plan_s - before_s):
+        rate = learning_rate(int(pictures.sum()), (before_s + elapsed) / plan_s)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
         loss = diffusion_loss(model, *data.batch(BATCH, random), alpha_bar, empty)
         loss.backward()
-        parallel.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        progress["step"] += 1
-        progress["pictures"] += BATCH * torch.distributed.get_world_size()
+        pictures[rank] += BATCH
         losses.append(loss.item())
+        if len(losses) == REPORT_STEPS:
+            data.refresh()
+            facts = f"{int(pictures.sum())} pictures, rate {rate:.1e}, loss {np.mean(losses):.4f}, {len(data)} latents"
+            print(f"{rank}: {before_s + elapsed:.0f} s, {facts}", flush=True)
+            losses.clear()
         if rank == 0:
-            update_average(average, model, progress["step"])
+            update_average(average, model, int(pictures.sum()))
             if elapsed - saved > SAVE_SECONDS:
                 saved = elapsed
-                save(cache / target, model, average, optimizer, progress)
-        if progress["step"] % 50 == 0:
-            data.refresh()
-            if rank == 0:
-                print(f"{progress} rate {rate:.1e} loss {np.mean(losses):.4f} of {len(data)} latents", flush=True)
-            losses.clear()
+                save(cache / target, model, average, optimizer, pictures, before_s + elapsed)
     if rank == 0:
-        save(cache / target, model, average, optimizer, progress)
+        save(cache / target, model, average, optimizer, pictures, before_s + time.monotonic() - start)
 
 
 @torch.no_grad()
-def update_average(average: Model, model: Model, step: int) -> None:
-    """Exponential moving average whose window grows with the step, up to 1 / (1 - EMA_DECAY)."""
-    decay = min(EMA_DECAY, (1 + step) / (10 + step))
+def update_average(average: Model, model: Model, pictures: int) -> None:
+    """Exponential moving average whose window grows with the training, up to 1 / (1 - EMA_DECAY) steps of rank 0."""
+    steps = pictures / BATCH
+    decay = min(EMA_DECAY, (1 + steps) / (20 + steps))
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 
 def save(
-    path: Path, model: Model, average: Model, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
+    path: Path, model: Model, average: Model, optimizer: torch.optim.Optimizer, pictures: torch.Tensor, seconds: float
 ) -> None:
+    progress = {"pictures": int(pictures.sum()), "seconds": seconds}
     state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
     parallel.save({**state, "progress": progress}, path)
-
-
-def restore(path: Path, model: Model, average: Model, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    average.load_state_dict(state["average"])
-    optimizer.load_state_dict(state["optimizer"])
-    return dict(state["progress"])

@@ -29,8 +29,10 @@ class LoRA(BaseModel):
     """Names (or name endings) of the linear and convolution layers that get an adapter."""
 
 
-def add_adapter(network: nn.Module, lora: LoRA) -> None:
+def add_adapter(network: nn.Module, lora: LoRA, seed: int) -> None:
     """Freeze `network` (a diffusers model) and add trainable float32 adapters that start as the identity.
+
+    Their first matrix is drawn from `seed`, so that every process and a repeated run start alike.
 
     Raises:
         ModelError: no layer of the network has one of the target names.
@@ -45,7 +47,9 @@ def add_adapter(network: nn.Module, lora: LoRA) -> None:
         r=lora.rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(lora.target_modules)
     )
     try:
-        network.add_adapter(config, adapter_name=ADAPTER)  # type: ignore[operator]
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network.add_adapter(config, adapter_name=ADAPTER)  # type: ignore[operator]
     except ValueError as error:
         raise ModelError(
             f"lora.target_modules: no layer of the model matches {', '.join(lora.target_modules)}."

@@ -36,6 +36,8 @@ class StableDiffusionSettings:
     precision: Precision = "fp32"
     """Arithmetic of the UNet; trainable weights, latents and log-probabilities stay in float32."""
     lora: LoRA = field(default_factory=LoRA)
+    seed: int = 0
+    """Seed of the adapters' first weights."""
     gradient_checkpointing: bool = False
     compile: bool = False
     decode_batch: int = 16
@@ -90,14 +92,16 @@ class StableDiffusionPolicy:
 
     def _place(self, dtype: torch.dtype) -> None:
         settings = self._settings
-        self._vae.requires_grad_(False).to(self.device, self._decode_dtype(dtype)).eval()
-        self._pipeline.text_encoder.requires_grad_(False).to(self.device).eval()
+        for part in (self._vae, self._pipeline.text_encoder, self._unet):
+            part.requires_grad_(False).to(self.device).eval()
+        if self._decode_dtype(dtype) != torch.float32:
+            self._vae.to(self._decode_dtype(dtype))
         if settings.lora.rank is None:
-            self._unet.to(self.device, torch.float32).requires_grad_(True)
+            self._unet.requires_grad_(True)
         else:
-            self._unet.to(self.device, dtype)
-            add_adapter(self._unet, settings.lora)
-        self._unet.eval()
+            if dtype != torch.float32:
+                self._unet.to(dtype)
+            add_adapter(self._unet, settings.lora, settings.seed)
         if settings.gradient_checkpointing:
             self._unet.enable_gradient_checkpointing()
         if settings.compile:

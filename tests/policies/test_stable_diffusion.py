@@ -1,0 +1,254 @@
+"""The Stable Diffusion policy: the same pictures as stock diffusers, exact replay, loadable results."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+from ddpo.config import parse_config
+from ddpo.errors import ModelError
+from ddpo.policies.loading import ModelSource
+from ddpo.policies.lora import LoRA
+from ddpo.policies.stable_diffusion import StableDiffusionPolicy, StableDiffusionSettings
+from ddpo.rollout import replay, rollout
+from ddpo.run import train
+from ddpo.sampling import draw, draw_pictures, sampling_config
+from ddpo.trajectory import Minibatch
+
+CPU = torch.device("cpu")
+PROMPTS = ["a cat", "a dog", "a cat"]
+
+
+def load(folder, **settings):
+    settings = StableDiffusionSettings(**({"steps": 4, "guidance_scale": 3.0} | settings))
+    return StableDiffusionPolicy.load(ModelSource(name=str(folder)), settings, device=CPU)
+
+
+def every_pair(trajectory, rows=None):
+    B, L = trajectory.log_prob_BL.shape
+    samples, steps = torch.arange(B).repeat_interleave(L), torch.arange(L).repeat(B)
+    return Minibatch(trajectory, samples, steps, torch.zeros(B), rows)
+
+
+def stock_pictures(pipeline, prompts, seeds, *, steps=4, guidance_scale=3.0):
+    """Return what diffusers itself draws, each picture with a CPU generator of its own, `(B, H, W, 3)` in [0, 1]."""
+    pipeline.set_progress_bar_config(disable=True)
+    pictures = [
+        pipeline(
+            prompt,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            eta=1.0,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="np",
+        ).images[0]
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    return np.stack(pictures)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+@pytest.mark.parametrize("scheduler", [{}, {"prediction_type": "v_prediction", "set_alpha_to_one": True}])
+def test_draws_the_pictures_of_stock_diffusers(tiny_pipeline, guidance_scale, scheduler):
+    folder, seeds = tiny_pipeline(**scheduler), [3, 4, 5]
+    ours = draw(load(folder, guidance_scale=guidance_scale), PROMPTS, seeds, batch_size=2)
+    stock = StableDiffusionPipeline.from_pretrained(folder)
+    theirs = stock_pictures(stock, PROMPTS, seeds, guidance_scale=guidance_scale)
+    np.testing.assert_allclose(ours.permute(0, 2, 3, 1).numpy(), theirs, atol=2e-5)
+
+
+def test_an_sd14_style_pndm_scheduler_is_sampled_as_ddim(tmp_path):
+    from diffusers import PNDMScheduler
+    from tiny_pipeline import build_pipeline
+
+    pipeline = build_pipeline()
+    pipeline.scheduler = PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+    )
+    pipeline.save_pretrained(tmp_path)
+    ours = draw(load(tmp_path), PROMPTS, [0, 1, 2], batch_size=3)
+    stock = StableDiffusionPipeline.from_pretrained(tmp_path)
+    stock.scheduler = DDIMScheduler.from_config(stock.scheduler.config, clip_sample=False)
+    theirs = stock_pictures(stock, PROMPTS, [0, 1, 2])
+    np.testing.assert_allclose(ours.permute(0, 2, 3, 1).numpy(), theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("cfg_training", [True, False])
+def test_replay_is_exact_before_the_first_update(tiny_pipeline, rank, precision, cfg_training):
+    policy = load(tiny_pipeline(), lora=LoRA(rank=rank), precision=precision, cfg_training=cfg_training)
+    trajectory = rollout(policy, policy.encode(PROMPTS), [0, 1, 2], batch_size=4)
+    pairs = every_pair(trajectory)
+    replayed = torch.cat([replay(policy, pairs.part(i, i + 4, rows=4)).log_prob_N for i in range(0, len(pairs), 4)])
+    error = ((replayed - pairs.log_prob_N) / trajectory.dimensions).exp() - 1
+    assert error.abs().max() <= 1e-5
+    assert replayed.requires_grad
+
+
+def test_cfg_training_false_keeps_the_density_and_holds_the_unconditional_branch_fixed(tiny_pipeline):
+    # guided = w cond + (1 - w) uncond: with the second term held fixed, the gradient is that of w cond alone.
+    gradients = []
+    for cfg_training in (True, False):
+        policy = load(tiny_pipeline(), cfg_training=cfg_training)
+        x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        policy.step(x, torch.tensor([0, 1]), policy.encode(["a cat", "a dog"])).mean.sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters()]))
+        policy.pipeline.unet.zero_grad()
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    conditional = load(tiny_pipeline(), guidance_scale=1.0)
+    gaussian = conditional.step(x, torch.tensor([0, 1]), conditional.encode(["a cat", "a dog"]))
+    (3.0 * gaussian.mean).sum().backward()
+    expected = torch.cat([p.grad.flatten() for p in conditional.parameters()])
+    torch.testing.assert_close(gradients[1], expected, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(gradients[0], gradients[1], rtol=1e-2)
+
+
+def test_gradient_checkpointing_changes_no_gradient(tiny_pipeline):
+    gradients = []
+    for checkpointing in (False, True):
+        policy = load(tiny_pipeline(), gradient_checkpointing=checkpointing)
+        trajectory = rollout(policy, policy.encode(PROMPTS), [0, 1, 2], batch_size=3)
+        replay(policy, every_pair(trajectory)).log_prob_N.sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters()]))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-3)
+
+
+def test_only_the_unet_is_trained_and_lora_weights_are_float32(tiny_pipeline):
+    full = load(tiny_pipeline())
+    assert len(full.parameters()) == len(list(full.pipeline.unet.parameters()))
+    adapter = load(tiny_pipeline(), lora=LoRA(rank=2), precision="bf16")
+    assert {p.dtype for p in adapter.parameters()} == {torch.float32}
+    frozen = [p for p in adapter.pipeline.unet.parameters() if not p.requires_grad]
+    assert {p.dtype for p in frozen} == {torch.bfloat16}
+    for part in (full.pipeline.text_encoder, full.pipeline.vae):
+        assert not any(p.requires_grad for p in part.parameters())
+
+
+def test_each_distinct_prompt_is_encoded_once(tiny_pipeline, monkeypatch):
+    policy = load(tiny_pipeline())
+    calls = []
+    encode_prompt = policy.pipeline.encode_prompt
+    monkeypatch.setattr(
+        policy.pipeline,
+        "encode_prompt",
+        lambda prompts, *a, **k: calls.extend(prompts) or encode_prompt(prompts, *a, **k),
+    )
+    conditioning = policy.encode(PROMPTS)
+    policy.encode(["a dog"])
+    assert sorted(calls) == ["", "a cat", "a dog"]
+    assert torch.equal(conditioning["prompt"][0], conditioning["prompt"][2])
+    assert not torch.equal(conditioning["prompt"][0], conditioning["prompt"][1])
+
+
+def trained_run(tiny_config, tmp_path, rank, **changes):
+    """Train far enough that the result differs visibly from the base model."""
+    config = tiny_config(lora={"rank": rank, "alpha": 2 * rank} if rank else {}, learning_rate=1e-2, **changes)
+    return train(config).folder
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_stock_diffusers_loads_the_result_and_draws_what_ddpo_sample_draws(tiny_config, tiny_pipeline, tmp_path, rank):
+    folder = trained_run(tiny_config, tmp_path, rank)
+    config, weights = sampling_config(str(folder.path), device="cpu")
+    files = draw_pictures(config, weights, ["a cat"], number=2, seed=7, output=tmp_path / "pictures")
+    ours = np.stack([np.asarray(_open(file)) for file in files]) / 255
+
+    stock = StableDiffusionPipeline.from_pretrained(tiny_pipeline())
+    base = stock_pictures(stock, ["a cat"] * 2, [7, 8], guidance_scale=config.guidance_scale)
+    if rank is None:
+        stock.unet = UNet2DConditionModel.from_pretrained(folder.model)
+    else:
+        stock.load_lora_weights(folder.model)
+        scaling = {m.scaling["default_0"] for m in stock.unet.modules() if hasattr(m, "scaling") and m.scaling}
+        assert scaling == {2.0}  # alpha / rank = 2 r / r is kept
+    theirs = stock_pictures(stock, ["a cat"] * 2, [7, 8], guidance_scale=config.guidance_scale)
+    assert np.abs(ours - theirs).max() <= 1 / 255 + 1e-6
+    assert np.abs(ours - base).max() > 3 / 255
+
+
+def _open(file):
+    from PIL import Image
+
+    return Image.open(file)
+
+
+@pytest.mark.parametrize(
+    ("prediction_type", "set_alpha_to_one", "rank", "precision"),
+    list(itertools.product(["epsilon", "v_prediction"], [True, False], [None, 2], ["fp32", "bf16"])),
+)
+def test_every_kind_of_pipeline_trains(tiny_config, prediction_type, set_alpha_to_one, rank, precision):
+    config = tiny_config(
+        scheduler={"prediction_type": prediction_type, "set_alpha_to_one": set_alpha_to_one},
+        lora={"rank": rank},
+        precision=precision,
+        algorithm={"name": "ddpo-is", "clip_range": 1e-4},
+    )
+    result = train(config)
+    assert len(result.metrics) == 2
+    assert all(m["ratio/max_error_at_start"] <= 1e-5 for m in result.metrics)
+    assert all(m["gradient_norm"] > 0 for m in result.metrics)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("./no-such-folder", "no folder"), ("no such thing", "no folder"), ("a/b/c", "hub id of the form owner/name")],
+)
+def test_a_model_that_does_not_exist_is_named(name, message):
+    with pytest.raises(ModelError, match=message):
+        ModelSource(name=name).resolve()
+
+
+def test_a_folder_without_a_pipeline_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"model_index\.json"):
+        ModelSource(name=str(tmp_path)).resolve()
+
+
+def test_another_kind_of_pipeline_is_refused(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    with pytest.raises(ModelError, match="StableDiffusionXLPipeline"):
+        load(tmp_path)
+
+
+def test_an_incomplete_pipeline_is_refused(tiny_pipeline, tmp_path):
+    import shutil
+
+    shutil.copytree(tiny_pipeline(), tmp_path / "cut")
+    (tmp_path / "cut" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load(tmp_path / "cut")
+
+
+def test_unmatched_lora_targets_are_refused(tiny_pipeline):
+    with pytest.raises(ModelError, match=r"lora\.target_modules"):
+        load(tiny_pipeline(), lora=LoRA(rank=2, target_modules=["nothing"]))
+
+
+def test_guidance_one_trains(tiny_config):
+    assert len(train(tiny_config(guidance_scale=1.0)).metrics) == 2
+
+
+def test_the_hub_id_path_asks_for_revision_and_variant(monkeypatch):
+    import diffusers
+
+    asked = {}
+
+    def from_pretrained(name, **options):
+        asked.update(options, name=name)
+        raise OSError("offline")
+
+    monkeypatch.setattr(
+        diffusers.DiffusionPipeline, "load_config", lambda *a, **k: {"_class_name": "StableDiffusionPipeline"}
+    )
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "from_pretrained", from_pretrained)
+    config = parse_config(
+        {"model": {"name": "owner/name", "revision": "main", "variant": "fp16", "local_files_only": True}}
+    )
+    with pytest.raises(ModelError, match="owner/name cannot be loaded: offline"):
+        StableDiffusionPolicy.load(config.model, StableDiffusionSettings(), device=CPU)
+    assert (asked["name"], asked["revision"], asked["variant"]) == ("owner/name", "main", "fp16")
+    assert asked["local_files_only"] is True

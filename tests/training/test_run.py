@@ -1,0 +1,165 @@
+"""A run from configuration to run folder: reproducible, complete, and learning."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from ddpo.config import TrainConfig, load_config, recipes
+from ddpo.rewards import load_reward
+from ddpo.run import train
+from ddpo.run_folder import RunFolder
+
+
+def brightness(images, prompts, metadata):
+    """Mean brightness, (B,)."""
+    return images.mean(axis=(1, 2, 3))
+
+
+def without_times(metrics):
+    return [{k: v for k, v in entry.items() if not k.startswith("time/")} for entry in metrics]
+
+
+def test_the_run_folder_holds_everything(tiny_config):
+    result = train(tiny_config(evaluation={"number": 2, "every": 1, "rewards": ["jpeg-incompressibility"]}))
+    folder = result.folder
+    names = sorted(path.name for path in folder.path.iterdir())
+    assert names == ["before-after.png", "config.yaml", "curve.png", "metrics.jsonl", "model", "samples"]
+    assert sorted(path.name for path in folder.samples.iterdir()) == [
+        f"iteration-{i:06d}.{kind}" for i in range(3) for kind in ("json", "png")
+    ]
+    assert folder.read_metrics() == result.metrics
+    record = json.loads(folder.sample_files(2)[1].read_text())
+    assert [sample["prompt"] for sample in record] == ["a cat", "a dog"]
+    assert set(record[0]["rewards"]) == {"jpeg-compressibility", "jpeg-incompressibility"}
+    for picture in (folder.curve, folder.before_after, folder.sample_files(0)[0]):
+        assert min(Image.open(picture).size) > 16
+
+
+def test_metrics_have_the_promised_names(tiny_config):
+    metrics = train(tiny_config()).metrics
+    promised = {
+        "iteration", "reward_queries", "reward/mean", "reward/std", "reward/standard_error",
+        "ratio/max_error_at_start", "clip_fraction", "kl/step", "gradient_norm",
+        "time/rollout", "time/reward", "time/update",
+    }  # fmt: skip
+    assert promised <= set(metrics[0])
+    assert [m["iteration"] for m in metrics] == [1, 2]
+    assert [m["reward_queries"] for m in metrics] == [8, 16]
+
+
+def test_every_metric_is_explained(tiny_config, request):
+    text = (request.config.rootpath / "docs" / "metrics.md").read_text()
+    result = train(tiny_config())
+    for name in {key for metrics in result.metrics for key in metrics}:
+        known = name.replace("jpeg-compressibility", "NAME")
+        known = known.rsplit("/bucket_", 1)[0] if "/bucket_" in known else known
+        assert f"`{known}" in text, name
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_the_saved_configuration_repeats_the_run_bit_for_bit(tiny_config, tmp_path, rank):
+    first = train(tiny_config(lora={"rank": rank}, inner_epochs=2, timestep_fraction=0.5))
+    config = load_config(first.folder.config, [f"output={tmp_path / 'again'}"])
+    second = train(config)
+    assert without_times(first.metrics) == without_times(second.metrics)
+    weights = [next(result.folder.model.glob("*.safetensors")) for result in (first, second)]
+    tensors = [load_file(path) for path in weights]
+    assert tensors[0].keys() == tensors[1].keys()
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+def test_another_seed_gives_another_run(tiny_config, tmp_path):
+    first, second = train(tiny_config()), train(tiny_config(seed=1, output=tmp_path / "other"))
+    assert first.metrics[0]["reward/mean"] != second.metrics[0]["reward/mean"]
+
+
+@pytest.mark.parametrize("algorithm", ["ddpo-is", "ddpo-sf"])
+def test_a_python_reward_rises(tiny_config, algorithm):
+    settings = {"name": algorithm} | ({"clip_nats": 1.64} if algorithm == "ddpo-is" else {})
+    config = tiny_config(
+        algorithm=settings,
+        prompts=["a cat"],
+        iterations=16,
+        samples_per_iteration=16,
+        batch_size=16,
+        learning_rate=3e-3 if algorithm == "ddpo-is" else 1e-2,
+        guidance_scale=1.0,
+        evaluation={"number": 16, "every": None},
+    )
+    result = train(config, reward=brightness)
+    rewards = np.array([m["reward/mean"] for m in result.metrics])
+    errors = np.array([m["reward/standard_error"] for m in result.metrics])
+    first, last = slice(0, 3), slice(-3, None)
+    error = np.sqrt((errors[first] ** 2).sum() + (errors[last] ** 2).sum()) / 3
+    assert rewards[last].mean() - rewards[first].mean() > 3 * error
+    assert result.after.means["brightness"] > result.before.means["brightness"]
+
+
+@pytest.mark.parametrize("advantage", ["batch", "group", "leave-one-out"])
+def test_other_advantages_train(tiny_config, advantage):
+    config = tiny_config(advantage=advantage, samples_per_prompt=4)
+    assert len(train(config).metrics) == 2
+
+
+def test_a_short_last_batch_trains(tiny_config):
+    result = train(tiny_config(samples_per_iteration=12, batch_size=8, updates_per_iteration=2))
+    assert all(m["ratio/max_error_at_start"] <= 1e-5 for m in result.metrics)
+
+
+def test_constant_rewards_change_nothing_but_weight_decay(tiny_config, tiny_pipeline):
+    config = tiny_config(optimizer={"weight_decay": 0.0})
+    result = train(config, reward=lambda images, prompts, metadata: np.ones(len(prompts)))
+    after = load_file(result.folder.model / "diffusion_pytorch_model.safetensors")
+    before = load_file(tiny_pipeline() / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("recipe", [name for name, _ in recipes()])
+def test_every_recipe_trains_two_iterations(recipe, tiny_pipeline, tmp_path):
+    config = load_config(
+        recipe,
+        [
+            f"model={tiny_pipeline()}", f"output={tmp_path / 'run'}", "iterations=2", "samples_per_iteration=8",
+            "batch_size=8", "sampler.steps=4", "evaluation.number=2", "device=cpu", "threads=1", "precision=fp32",
+        ],
+    )  # fmt: skip
+    reward = None if str(config.reward).startswith("jpeg") else brightness
+    config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"rewards": []})})
+    assert len(train(config, reward=reward).metrics) == 2
+
+
+def test_every_recipe_names_a_reward_that_exists():
+    for recipe, line in recipes():
+        config = load_config(recipe)
+        load_reward(config.reward)
+        assert line
+        assert config.name == recipe
+
+
+def test_python_users_get_the_same_from_the_package():
+    import ddpo
+
+    assert ddpo.TrainConfig is TrainConfig
+    assert ddpo.train is train
+    assert issubclass(__import__("ddpo.errors").errors.ConfigError, ddpo.DDPOError)
+
+
+def test_interrupting_saves_the_model(tiny_config):
+    calls = []
+
+    def interrupted(images, prompts, metadata):
+        calls.append(1)
+        if len(calls) == 4:  # fixed samples, iteration 1, fixed samples, iteration 2
+            raise KeyboardInterrupt
+        return images.mean(axis=(1, 2, 3))
+
+    result = train(tiny_config(), reward=interrupted)
+    assert result.interrupted
+    assert len(result.metrics) == 1
+    assert RunFolder.open(result.folder.path).model.is_dir()
