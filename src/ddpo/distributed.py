@@ -8,6 +8,7 @@ module whose forward could be bypassed, and nothing is silently left unsynchroni
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -21,16 +22,26 @@ T = TypeVar("T")
 class Runtime:
     """Device, processes, loss scaling and trackers of a run."""
 
-    def __init__(self, *, device: str | None, threads: int | None, precision: str, tracker: str | None) -> None:
-        """Join the processes of the run; alone when not started by `accelerate launch` or torchrun."""
+    def __init__(
+        self,
+        *,
+        device: str | None = None,
+        threads: int | None = None,
+        precision: str = "fp32",
+        tracker: str | None = None,
+    ) -> None:
+        """Join the processes of the run; alone when not started by `accelerate launch` or torchrun.
+
+        Raises:
+            ConfigError: there is no such device, or the tracker's package is missing.
+        """
         from accelerate import Accelerator
 
-        try:
-            self._accelerator = Accelerator(log_with=tracker, cpu=device == "cpu", project_dir=".")
-        except ValueError as error:
-            raise ConfigError(
-                f"tracker: '{tracker}' cannot be used; install it with `pip install {tracker}`."
-            ) from error
+        if tracker is not None and find_spec(tracker) is None:
+            raise ConfigError(f"tracker: the package {tracker} is not installed; `pip install {tracker}`.")
+        if device is not None and not _exists(device):
+            raise ConfigError(f"device: there is no '{device}' here; leave it out to take what there is.")
+        self._accelerator = Accelerator(log_with=tracker, cpu=device == "cpu", project_dir=".")
         self.device = torch.device(device) if device not in (None, "cuda") else self._accelerator.device
         if self.device.type == "cpu":
             torch.set_num_threads(threads or min(2, torch.get_num_threads()))
@@ -105,9 +116,10 @@ class Runtime:
         for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = part.view_as(parameter)
 
-    def start_tracking(self, name: str, config: Mapping[str, Any]) -> None:
-        """Open the tracker, if one is configured."""
+    def start_tracking(self, name: str, config: Mapping[str, Any], folder: Path) -> None:
+        """Open the tracker, if one is configured; what it writes locally goes into the run folder."""
         if self._accelerator.log_with:
+            self._accelerator.project_configuration.set_directories(str(folder))
             flat = {key: str(value) for key, value in config.items()}
             self._accelerator.init_trackers(name, config=flat)
 
@@ -119,3 +131,11 @@ class Runtime:
         """Close the tracker."""
         if self._accelerator.log_with:
             self._accelerator.end_training()
+
+
+def _exists(device: str) -> bool:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        return False
+    return True

@@ -89,7 +89,9 @@ class _Run:
         """Evaluate, train with evaluations in between, save, evaluate."""
         if self.writes:
             self.folder.write_config(self.config.model_copy(update={"output": None}).to_yaml())
-        self.trainer.runtime.start_tracking(self.config.name or "run", self.config.model_dump(mode="json"))
+        self.trainer.runtime.start_tracking(
+            self.config.name or "run", self.config.model_dump(mode="json"), self.folder.path
+        )
         before = after = self._evaluate(0)
         interrupted = False
         try:

@@ -94,7 +94,7 @@ def draw_pictures(
     """
     from PIL import Image
 
-    runtime = Runtime(device=config.device, threads=config.threads, precision=config.precision, tracker=None)
+    runtime = Runtime(device=config.device, threads=config.threads)
     texts = [prompt for prompt in prompts for _ in range(number)]
     seeds = [seed + index for _ in prompts for index in range(number)]
     policy = load_policy(config, runtime.device, weights)

@@ -57,6 +57,8 @@ def test_train_sample_and_repeat(tiny_pipeline, tmp_path):
         (["emoji-compresibility"], "There is no recipe 'emoji-compresibility'. Did you mean 'emoji-compressibility'?"),
         (["missing.yaml"], "There is no configuration file missing.yaml"),
         (["precision=fp8"], "precision: Input should be 'fp32', 'bf16' or 'fp16'"),
+        (["device=cuda:7"], "device: there is no 'cuda:7' here"),
+        (["tracker=wandb"], "tracker: the package wandb is not installed"),
         (["seed=1", "emoji-compressibility"], "give one recipe or file, first"),
         (["advantage=group"], "samples_per_prompt"),
         (["algorithm={name: ddpo-is, clip_range: 1e-4, clip_nats: 1}"], "clip_range or clip_nats, not both"),
