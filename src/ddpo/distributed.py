@@ -8,6 +8,7 @@ module whose forward could be bypassed, and nothing is silently left unsynchroni
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
