@@ -33,7 +33,7 @@ class Policy(Protocol):
         ...
 
     def decode(self, samples: Tensor) -> Tensor:
-        """Turn final samples `(B, ...)` into what the reward sees: images `(B, 3, H, W)` in [0, 1]."""
+        """Turn final samples `(B, ...)` into what the reward sees: images `(B, 3, H, W)` in [0, 1] on the CPU."""
         ...
 
     def parameters(self) -> Iterable[nn.Parameter]:

@@ -114,7 +114,6 @@ class _Run:
         self.metrics.append(metrics)
         if self.writes:
             self.folder.append_metrics(metrics)
-            draw_curve(self.metrics, self.folder.curve, title=self._title(), label=self.trainer.reward.label)
         self.trainer.runtime.track(metrics)
         self.display.iteration(metrics)
         return after
@@ -125,17 +124,21 @@ class _Run:
         evaluation = self.evaluator.evaluate(self.trainer.policy, iteration)
         if self.writes:
             self.evaluator.write(self.folder, evaluation)
+            self._draw_curve()
         return evaluation
 
     def _finish(self, before: Evaluation, after: Evaluation) -> None:
         if self.writes:
+            self._draw_curve()
             self.evaluator.write_before_after(self.folder, before, after)
             save_whole(self.trainer.policy, self.folder.model)
         self.trainer.runtime.stop_tracking()
         self.trainer.runtime.wait()
 
-    def _title(self) -> str:
-        return f"{self.config.name or 'run'}: {self.config.algorithm.name}"
+    def _draw_curve(self) -> None:
+        if self.metrics:
+            title = f"{self.config.name or 'run'}: {self.config.algorithm.name}"
+            draw_curve(self.metrics, self.folder.curve, title=title, label=self.trainer.reward.label)
 
 
 def save_whole(policy: Policy, folder: Path) -> None:

@@ -47,7 +47,7 @@ def load_policy(config: TrainConfig, device: torch.device, weights: Path | None 
 def draw(policy: Policy, prompts: Sequence[str], seeds: Sequence[int], *, batch_size: int) -> torch.Tensor:
     """Return images `(B, 3, H, W)` float32 in [0, 1] on the CPU, one for each prompt and seed."""
     trajectory = rollout(policy, policy.encode(prompts), seeds, batch_size=batch_size)
-    return policy.decode(trajectory.final).cpu()
+    return policy.decode(trajectory.final)
 
 
 def sampling_config(

@@ -96,7 +96,7 @@ class Trainer:
         )
         watch.lap("time/rollout")
         progress("reward", 0, len(own))
-        images = self.policy.decode(trajectory.final).cpu()
+        images = self.policy.decode(trajectory.final)
         watch.lap("time/decode")
         reward_B = self._score(images, prompts)
         watch.lap("time/reward")

@@ -176,11 +176,11 @@ class StableDiffusionPolicy:
 
     @torch.no_grad()
     def decode(self, samples: Tensor) -> Tensor:
-        """Return images `(B, 3, H, W)` float32 in [0, 1] of latents `(B, C, h, w)`, decoded in chunks."""
+        """Return images `(B, 3, H, W)` float32 in [0, 1] on the CPU of latents `(B, C, h, w)`, decoded in chunks."""
         images = []
         for latents in samples.split(self._settings.decode_batch):
             scaled = (latents / self._vae.config.scaling_factor).to(self._vae.dtype)
-            images.append((self._vae.decode(scaled, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1))
+            images.append((self._vae.decode(scaled, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1).cpu())
         return torch.cat(images)
 
     def save(self, folder: Path) -> None:

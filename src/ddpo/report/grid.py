@@ -122,7 +122,7 @@ def _cells(images: Pixels, captions: Sequence[str], scale: int | None, resample:
     font = _font(CAPTION_SIZE)
     texts = [wrap(caption, size[0], font) for caption in captions]
     line_height = CAPTION_SIZE + 4
-    caption_height = line_height * max(len(lines) for lines in texts)
+    caption_height = line_height * max(len(lines) for lines in texts) + 4  # room for descenders
     cells = []
     for image_HWC, lines in zip(images, texts, strict=True):
         cell = Image.new("RGB", (size[0], size[1] + caption_height), PAPER)
