@@ -21,24 +21,24 @@ def test_every_picture_is_at_its_place(images, tmp_path):
     path = tmp_path / "samples" / "grid.png"
     draw_grid(images, [f"a cat\n{i} kB" for i in range(6)], path, columns=3, scale=2, resample="nearest")
     sheet = read(path)
-    # 3 columns of 128 pixels and 4 gaps; 2 rows of 128 pixels + 2 caption lines of 17, and 3 gaps
-    assert sheet.shape == (2 * (128 + 34) + 3 * GAP, 3 * 128 + 4 * GAP, 3)
+    # 3 columns of 128 pixels and 4 gaps; 2 rows of 128 pixels + 2 caption lines of 17 + 4, and 3 gaps
+    assert sheet.shape == (2 * (128 + 38) + 3 * GAP, 3 * 128 + 4 * GAP, 3)
     for index in range(6):
-        y = GAP + index // 3 * (128 + 34 + GAP)
+        y = GAP + index // 3 * (128 + 38 + GAP)
         x = GAP + index % 3 * (128 + GAP)
         np.testing.assert_array_equal(sheet[y : y + 128 : 2, x : x + 128 : 2], images[index])
         np.testing.assert_array_equal(sheet[y + 1 : y + 129 : 2, x + 1 : x + 129 : 2], images[index])
-        caption = sheet[y + 128 : y + 162, x : x + 128]
+        caption = sheet[y + 128 : y + 166, x : x + 128]
         assert caption.min() < 100  # ink
         assert caption[:, :5].min() == 255  # centred
 
 
 def test_small_pictures_are_enlarged_and_large_ones_not(images, tmp_path):
     draw_grid(images[:1], ["x"], tmp_path / "small.png")
-    assert read(tmp_path / "small.png").shape == (3 * 64 + 17 + 2 * GAP, 3 * 64 + 2 * GAP, 3)  # 64 -> 192
+    assert read(tmp_path / "small.png").shape == (3 * 64 + 21 + 2 * GAP, 3 * 64 + 2 * GAP, 3)  # 64 -> 192
     large = np.zeros((1, 256, 256, 3), dtype=np.uint8)
     draw_grid(large, ["x"], tmp_path / "large.png")
-    assert read(tmp_path / "large.png").shape == (256 + 17 + 2 * GAP, 256 + 2 * GAP, 3)
+    assert read(tmp_path / "large.png").shape == (256 + 21 + 2 * GAP, 256 + 2 * GAP, 3)
     assert [whole_scale(n) for n in (1, 32, 64, 80, 159, 160, 512)] == [160, 5, 3, 2, 2, 1, 1]
 
 
@@ -56,7 +56,7 @@ def test_before_is_above_after(images, tmp_path):
     path = tmp_path / "before_after.png"
     draw_before_after(before, after, ["a"] * 6, ["b"] * 6, path, columns=4, scale=1, resample="nearest")
     sheet = read(path)
-    row = 64 + 17 + GAP
+    row = 64 + 21 + GAP
     assert sheet.shape[0] == 4 * row + GAP  # before 0-3, after 0-3, before 4-5, after 4-5
     left = sheet.shape[1] - 4 * (64 + GAP)
     for line, part in enumerate([before[:4], after[:4], before[4:], after[4:]]):
