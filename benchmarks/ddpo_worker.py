@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 
 import measure
-from settings import PHASES, Measurement, Settings
-
 from ddpo.config import TrainConfig, parse_config
 from ddpo.distributed import Runtime
 from ddpo.prompts import load_prompts
 from ddpo.rewards import load_reward
 from ddpo.sampling import load_policy
 from ddpo.trainer import Trainer
+from settings import PHASES, Measurement, Settings
 
 
 def configuration(settings: Settings) -> TrainConfig:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from settings import Measurement, Settings
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+
+from settings import Measurement, Settings
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -67,15 +68,14 @@ def unet_work(unet: Any, embedding: Tensor) -> tuple[float, float]:
     """
     from diffusers.models.attention_processor import AttnProcessor
 
-    unet.set_attn_processor(AttnProcessor())
-    size, channels, parameter = unet.config.sample_size, unet.config.in_channels, next(unet.parameters())
-    latent = torch.randn(1, channels, size, size, device=parameter.device, dtype=parameter.dtype)
-    inputs = (latent, torch.ones(1, device=parameter.device), embedding.to(parameter))
+    unet.to(torch.float32).set_attn_processor(AttnProcessor())
+    size, channels, device = unet.config.sample_size, unet.config.in_channels, next(unet.parameters()).device
+    latent = torch.randn(1, channels, size, size, device=device)
+    inputs = (latent, torch.ones(1, device=device), embedding.to(device, torch.float32))
     with torch.no_grad(), FlopCounterMode(display=False) as forward:
         unet(*inputs)
-    with torch.autocast(parameter.device.type, torch.bfloat16, enabled=parameter.dtype != torch.float32):
-        with FlopCounterMode(display=False) as both:
-            unet(*inputs).sample.float().square().mean().backward()
+    with FlopCounterMode(display=False) as both:
+        unet(*inputs).sample.square().mean().backward()
     return forward.get_total_flops() / 1e9, both.get_total_flops() / 1e9
 
 

@@ -84,8 +84,8 @@ class Measurement:
     @classmethod
     def from_output(cls, output: str) -> Measurement:
         """Find the measurement in a worker's output: libraries print too."""
-        lines = [line for line in output.splitlines() if line.startswith('{"seconds"')]
-        if not lines:
+        start = output.rfind('{"seconds"')
+        if start < 0:
             raise ValueError("the worker printed no measurement")
-        tree: dict[str, Any] = json.loads(lines[-1])
+        tree: dict[str, Any] = json.JSONDecoder().raw_decode(output[start:])[0]
         return cls(**tree)

@@ -14,14 +14,15 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-import measure
 import numpy as np
 import torch
 from accelerate import PartialState
 from peft import LoraConfig
 from PIL import Image
-from settings import Measurement, Settings
 from trl import DDPOConfig, DDPOTrainer, DefaultDDPOStableDiffusionPipeline
+
+import measure
+from settings import Measurement, Settings
 
 
 class Pipeline(DefaultDDPOStableDiffusionPipeline):

@@ -90,10 +90,10 @@ def _print_result(config: TrainConfig, result: TrainResult) -> None:
     console, folder = Console(soft_wrap=True), result.folder
     number = len(result.before.pixels)
     table = Table("", "before", "after", "change", title=f"{number} fixed samples, same prompts and seeds")
-    for name, before in result.before.means.items():
-        after = result.after.means[name]
+    for name, label in result.labels.items():
+        before, after = result.before.means[name], result.after.means[name]
         change = f"{100 * (after - before) / abs(before):+.1f} %" if before else "-"
-        table.add_row(result.labels[name], f"{before:.3f}", f"{after:.3f}", change)
+        table.add_row(label, f"{before:.3f}", f"{after:.3f}", change)
     console.print(table)
     console.print(f"pictures  {folder.before_after}\ncurve     {folder.curve}\nmodel     {folder.model}")
     console.print(f"try it    ddpo sample {folder.path} --prompt 'a cat' --number 9", highlight=False)

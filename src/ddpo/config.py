@@ -5,6 +5,8 @@ Defaults are the paper's (F.1, F.3, F.6) wherever the paper states a value.
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -65,6 +67,15 @@ class AdvantageConfig(_Section):
     """Rewards a prompt needs before its own statistics count; the batch's are used till then (running)."""
     clip: float | None = Field(default=5.0, gt=0)
     """Advantages are clipped to +- this; null: not at all, as in the paper's text."""
+
+    @model_validator(mode="after")
+    def _buffer_holds_min_count(self) -> AdvantageConfig:
+        if self.min_count > self.buffer_size:
+            raise ValueError(
+                f"min_count {self.min_count} is never reached with a buffer_size of {self.buffer_size}; "
+                "make the buffer at least as large"
+            )
+        return self
 
 
 class OptimizerConfig(_Section):
@@ -217,10 +228,11 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
     """
     name = str(source) if source is not None else DEFAULT_RECIPE
     tree = _read(name)
-    if tree.get("name") is None:
-        tree["name"] = Path(name).stem
+    recipe = copy.deepcopy(tree)
     for override in overrides:
         _apply(tree, override)
+    if tree.get("name") is None:
+        tree["name"] = _run_name(Path(name).stem, recipe, tree)
     return parse_config(tree)
 
 
@@ -262,6 +274,18 @@ def _read(name: str) -> dict[str, Any]:
     if not isinstance(tree, dict | None):
         raise ConfigError(f"{path} must hold keys and values, not a {type(tree).__name__}.")
     return tree or {}
+
+
+def _run_name(recipe_name: str, recipe: Mapping[str, Any], tree: Mapping[str, Any]) -> str:
+    """Return the recipe's name, or what the run trains where that differs: `redness`, `redness-ddpo-sf`."""
+
+    def name_of(section: Any) -> str:
+        return str(section.get("name") if isinstance(section, dict) else section)
+
+    reward, algorithm = name_of(tree.get("reward")), name_of(tree.get("algorithm"))
+    name = recipe_name if reward == name_of(recipe.get("reward")) else reward.rpartition(":")[2]
+    changed = algorithm != name_of(recipe.get("algorithm"))
+    return re.sub(r"[^\w.-]+", "-", f"{name}-{algorithm}" if changed else name).strip("-")
 
 
 _NAMED_SECTIONS = ("algorithm", "reward", "prompts", "model")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpo.errors import RewardError
 from ddpo.policy import Policy
 from ddpo.prompts.source import Prompt, PromptSource
 from ddpo.randomness import Stream, sample_seeds
@@ -45,17 +46,28 @@ class Evaluator:
         self._seeds = sample_seeds(seed, Stream.FIXED_SAMPLE, 0, range(number))
         self._batch_size = min(batch_size, number)
         self.rewards = list({reward.name: reward for reward in rewards}.values())
+        self.not_measured: list[str] = []
+        """Why other rewards than the trained one cannot be measured on these prompts."""
 
     def evaluate(self, policy: Policy, iteration: int) -> Evaluation:
         """Draw and score the fixed samples.
 
+        A reward that is only measured and fails is measured no more (the judge knows nothing of houses).
+
         Raises:
-            RewardError: a reward failed.
+            RewardError: the trained reward failed.
         """
         texts = [prompt.text for prompt in self._prompts]
         metadata = [prompt.metadata for prompt in self._prompts]
         images = draw(policy, texts, self._seeds, batch_size=self._batch_size)
-        scores = {reward.name: score(reward, images, texts, metadata) for reward in self.rewards}
+        trained, *others = self.rewards
+        scores = {trained.name: score(trained, images, texts, metadata)}
+        for reward in others:
+            try:
+                scores[reward.name] = score(reward, images, texts, metadata)
+            except RewardError as error:
+                self.rewards.remove(reward)
+                self.not_measured.append(str(error))
         return Evaluation(iteration, to_uint8(images.numpy()), scores)
 
     def write(self, folder: RunFolder, evaluation: Evaluation) -> None:

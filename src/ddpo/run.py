@@ -9,6 +9,7 @@ from pathlib import Path
 from ddpo.config import TrainConfig
 from ddpo.display import Display, QuietDisplay
 from ddpo.distributed import Runtime
+from ddpo.errors import DDPOError
 from ddpo.evaluation import Evaluation, Evaluator
 from ddpo.policy import Policy
 from ddpo.prompts import PromptSource, load_prompts
@@ -63,14 +64,22 @@ def train(
     evaluator = Evaluator(
         source, measured, number=config.evaluation.number, seed=config.seed, batch_size=config.batch_size
     )
-    name = config.name or "run"
-    path = runtime.gather([RunFolder.create(config.output, name).path if runtime.is_main else None])[0]
-    assert path is not None
     shown = display if display is not None and runtime.is_main else QuietDisplay()
-    labels = {reward.name: reward.label for reward in evaluator.rewards}
     with shown:
-        shown.start(config.iterations, name)
-        return _Run(config, trainer, evaluator, RunFolder(path), shown).train(labels)
+        shown.start(config.iterations, config.name or "run")
+        shown.phase("fixed samples", 0, 1)
+        before = evaluator.evaluate(trainer.policy, 0)
+        for reason in evaluator.not_measured:
+            shown.message(f"Not measured: {reason}")
+        return _Run(config, trainer, evaluator, _shared_folder(config, runtime), shown).train(before)
+
+
+def _shared_folder(config: TrainConfig, runtime: Runtime) -> RunFolder:
+    """Make the run folder in the main process and tell the others where it is."""
+    made = RunFolder.create(config.output, config.name or "run") if runtime.is_main else None
+    folder = runtime.gather([made])[0]
+    assert folder is not None
+    return folder
 
 
 class _Run:
@@ -85,24 +94,28 @@ class _Run:
         self.metrics: list[Metrics] = []
         self.done = 0
 
-    def train(self, labels: dict[str, str]) -> TrainResult:
-        """Evaluate, train with evaluations in between, save, evaluate."""
+    def train(self, before: Evaluation) -> TrainResult:
+        """Train with evaluations in between, save, evaluate; an error saves the model trained so far."""
         if self.writes:
             self.folder.write_config(self.config.model_copy(update={"output": None}).to_yaml())
-        self.trainer.runtime.start_tracking(
-            self.config.name or "run", self.config.model_dump(mode="json"), self.folder.path
-        )
-        before = after = self._evaluate(0)
-        interrupted = False
+            self.evaluator.write(self.folder, before)
+        name = self.config.name or "run"
+        self.trainer.runtime.start_tracking(name, self.config.model_dump(mode="json"), self.folder.path)
+        after, interrupted = before, False
         try:
             for metrics in self.trainer.train(self.display.phase):
                 after = self._record(metrics, after)
         except KeyboardInterrupt:
             interrupted = True
             self.display.message("Interrupted: saving the model as it is.")
+        except DDPOError:
+            if self.done and self.writes:
+                save_whole(self.trainer.policy, self.folder.model)
+            raise
         if after.iteration != self.done:
             after = self._evaluate(self.done)
         self._finish(before, after)
+        labels = {reward.name: reward.label for reward in self.evaluator.rewards}
         return TrainResult(self.folder, self.metrics, before, after, labels, interrupted)
 
     def _record(self, metrics: Metrics, after: Evaluation) -> Evaluation:

@@ -77,7 +77,7 @@ class NoiseSchedule:
         the last step is then above 0).
 
         Raises:
-            ModelError: more steps than training timesteps, or noise prediction where alpha_bar is 0.
+            ModelError: more steps than training timesteps, an unknown spacing or beta schedule, or noise prediction where alpha_bar is 0.
         """
         from diffusers import DDIMScheduler
 
@@ -85,8 +85,11 @@ class NoiseSchedule:
             raise ModelError(
                 f"sampler.steps: {steps} is not between 1 and the model's {self.training_timesteps} timesteps."
             )
-        scheduler = DDIMScheduler.from_config(dict(self.config))
-        scheduler.set_timesteps(steps)
+        try:
+            scheduler = DDIMScheduler.from_config(dict(self.config))
+            scheduler.set_timesteps(steps)
+        except (NotImplementedError, ValueError) as error:
+            raise ModelError(f"scheduler: its config cannot be read: {error}") from error
         timestep_T = scheduler.timesteps.to(torch.int64).cpu()
         timestep_T = timestep_T[timestep_T >= 0]  # trailing spacing rounds to one step too many for some counts
         if int(timestep_T.max()) >= self.training_timesteps:

@@ -108,6 +108,8 @@ class Sampler:
     eta: float = 1.0
 
     def __post_init__(self) -> None:
+        if not self.eta <= 1:
+            raise ConfigError(f"sampler.eta: {self.eta} is above 1, where a DDIM step is not defined.")
         if self.eta <= 0:
             raise ConfigError(
                 f"sampler.eta: {self.eta} makes every denoising step deterministic, so steps have no likelihood "

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from ddpo.errors import DivergenceError, ReplayError, RewardError, RunFolderError
 from ddpo.policies.stable_diffusion import StableDiffusionPolicy
 from ddpo.run import train
+from ddpo.run_folder import RunFolder
 from ddpo.trajectory import Trajectory
 
 
@@ -96,3 +97,25 @@ def test_a_model_that_cannot_be_loaded_leaves_no_run_folder(tiny_config, tmp_pat
     with pytest.raises(Exception, match="StableDiffusionXLPipeline"):
         train(tiny_config(model=str(tmp_path)))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_reward_that_fails_at_once_leaves_no_run_folder(tiny_config, tmp_path):
+    with pytest.raises(RewardError):
+        train(tiny_config(), reward=failing("nan", at_call=1))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reward_that_fails_later_loses_nothing_trained_before(tiny_config, tmp_path):
+    config = tiny_config(evaluation={"number": 2, "every": None})
+    with pytest.raises(RewardError):
+        train(config, reward=failing("raises", at_call=3))  # calls: fixed samples, iteration 1, iteration 2
+    folder = RunFolder.open(tmp_path / "run")
+    assert len(folder.read_metrics()) == 1
+    assert (folder.model / "diffusion_pytorch_model.safetensors").is_file()
+
+
+def test_a_reward_that_is_only_measured_may_fail(tiny_config):
+    config = tiny_config(prompts=["a house"], evaluation={"number": 2, "rewards": ["judge-recognition"]})
+    result = train(config)
+    assert list(result.labels) == ["jpeg-compressibility"]
+    assert list(result.after.scores) == ["jpeg-compressibility"]

@@ -273,7 +273,6 @@ def test_grid_past_the_last_training_timestep_is_refused(ddim_config):
     assert NoiseSchedule.from_config(ddim_config(steps_offset=0)).grid(1000).timestep_T[0] == 999
 
 
-@pytest.mark.xfail(strict=True, reason="src/ddpo/schedule.py: diffusers gives one step too many, at timestep -1")
 @pytest.mark.parametrize("steps", [61, 103, 201])
 def test_trailing_spacing_has_as_many_steps_as_asked(ddim_config, steps):
     grid = NoiseSchedule.from_config(ddim_config(timestep_spacing="trailing")).grid(steps)
@@ -281,7 +280,6 @@ def test_trailing_spacing_has_as_many_steps_as_asked(ddim_config, steps):
     assert int(grid.timestep_T.min()) >= 0
 
 
-@pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason="src/ddpo/schedule.py: grid() does not check it")
 def test_zero_terminal_snr_with_epsilon_is_refused(ddim_config):
     # alpha_bar = 0 at the first step: x0_hat = (x - eps) / 0
     config = ddim_config(timestep_spacing="trailing", rescale_betas_zero_snr=True)

@@ -72,7 +72,6 @@ def test_rows_of_the_filling_carry_no_gradient(policy, rows):
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4 * float(gradients[1].abs().max()))
 
 
-@pytest.mark.xfail(strict=True, reason="src/ddpo/rollout.py: one row is broadcast over all pairs without a word")
 def test_fewer_rows_than_pairs_are_refused(policy):
     with pytest.raises(ValueError, match="rows"):
         replay(policy, every_pair(policy).part(0, 4, rows=1))

@@ -29,7 +29,7 @@ class Augmentation:
 
 
 MILD = Augmentation(scale=(0.78, 1.0), degrees=6, shift=0.04, colour=0.05)
-STRONG = Augmentation(scale=(0.6, 1.1), degrees=20, shift=0.12, colour=0.18)
+STRONG = Augmentation(scale=(0.7, 1.05), degrees=12, shift=0.08, colour=0.12)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ _SYNONYMS = {
     "dog": "guide dog, service dog, poodle, dogside",
     "horse": "horseface",
     "monkey": (
-        "monkeyface, hear no evil monkey, see no evil monkey, speak no evil monkey,"
-        "monkeyhear, monkeysee, monkeyspeak"
+        "monkeyface, hear no evil monkey, see no evil monkey, speak no evil monkey,monkeyhear, monkeysee, monkeyspeak"
     ),
     "rabbit": "bunny, bunnyside",
     "bird": "black bird",
@@ -64,7 +63,10 @@ OTHER_CHAPTERS = (
     "Travel & Places",
 )
 OTHER_REFUSED_WORDS = frozenset(
-    "flag keycap button oclock thirty symbol sign input person man woman men women skin tone mark letter".split()
+    (
+        *("flag", "keycap", "button", "oclock", "thirty", "symbol", "sign", "input", "mark", "letter"),
+        *("person", "man", "woman", "men", "women", "skin", "tone"),
+    )
 )
 
 

@@ -22,7 +22,7 @@ def _corpus(records: list[Record]) -> Counter[str]:
     counts: Counter[str] = Counter({with_article(record.noun): 1 for record in records})
     places = "on a gradient background, in a field, in the sea, at night, on stripes, on dots, on checks, nothing"
     words = [*ANIMALS, *backgrounds.COLOURS, *places.replace(",", "").split(), *STYLES.values(), "style"]
-    counts.update({word: 2000 for word in words})
+    counts.update(dict.fromkeys(words, 2000))
     return counts
 
 

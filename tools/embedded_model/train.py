@@ -1,7 +1,7 @@
 """Train the embedded model from the package registries: `python train.py all`, or one stage at a time.
 
-Stages: data, autoencoder, decoder, judge, latents, diffusion, export, evaluate. Every stage reads and writes the cache folder;
-`diffusion` goes on from where it stopped. See README.md.
+Stages: data, autoencoder, decoder, judge, judge-held-out, latents, diffusion, export, evaluate. Every stage reads and
+writes the cache folder; `autoencoder`, `decoder` and `diffusion` go on from where they stopped. See README.md.
 """
 
 import argparse

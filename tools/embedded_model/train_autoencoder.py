@@ -108,7 +108,8 @@ def normalise(model: AutoencoderKL, composer: Composer) -> None:
     means = torch.cat([model.encode(composer.batch(64)[0] * 2 - 1).latent_dist.mean for _ in range(24)])
     mean, deviation = means.mean((0, 2, 3)), means.std((0, 2, 3))
     before, after = model.quant_conv, model.post_quant_conv
-    assert before.bias is not None and after.bias is not None
+    assert before.bias is not None
+    assert after.bias is not None
     count = LATENT_CHANNELS
     before.bias[:count] -= mean
     before.weight[:count] /= deviation[:, None, None, None]

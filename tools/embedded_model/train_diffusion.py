@@ -71,7 +71,11 @@ class Model(torch.nn.Module):
 
 def learning_rate(pictures: int, progress: float) -> float:
     """Warm-up, constant, linear to zero; progress is the part of the planned time that is over."""
-    return PEAK_RATE * min(1.0, (BATCH + pictures) / WARM_UP_PICTURES) * min(1.0, max(0.0, (1 - progress) / (1 - DECAY_FROM)))
+    return (
+        PEAK_RATE
+        * min(1.0, (BATCH + pictures) / WARM_UP_PICTURES)
+        * min(1.0, max(0.0, (1 - progress) / (1 - DECAY_FROM)))
+    )
 
 
 def diffusion_loss(

@@ -14,7 +14,7 @@ import torch
 import train_autoencoder
 from compose import MILD, STRONG, Composer, Mixture
 from nouns import ANIMALS
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 LABELS = [*ANIMALS, "other"]
@@ -28,13 +28,16 @@ def network() -> ModuleType:
     """The network's one definition, `src/ddpo/embedded/judge.py`, loaded by path: `ddpo` need not be installed."""
     path = Path(__file__).parents[2] / "src" / "ddpo" / "embedded" / "judge.py"
     spec = importlib.util.spec_from_file_location("embedded_judge", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def _composer(cache: Path, seed: int, *, only: tuple[str, ...] = (), without: tuple[str, ...] = (), mild: bool) -> Composer:
+def _composer(
+    cache: Path, seed: int, *, only: tuple[str, ...] = (), without: tuple[str, ...] = (), mild: bool
+) -> Composer:
     pictures, records = drawings.load(cache)
     kept = [i for i, r in enumerate(records) if r.source not in without and (not only or r.source in only)]
     mixture = Mixture(animals=0.85)
@@ -66,14 +69,16 @@ def spoil(images: torch.Tensor) -> torch.Tensor:
     return torch.where(which < 1 / 3, blurred, torch.where(which < 2 / 3, noisy, images)).clamp(0, 1)
 
 
-def fit(cache: Path, minutes: float, without: tuple[str, ...] = ()) -> torch.nn.Module:
-    """Train for some minutes on one core, on all sources but `without`."""
+def fit(cache: Path, minutes: float, without: tuple[str, ...] = (), start_from: Path | None = None) -> torch.nn.Module:
+    """Train for some minutes on one core, on all sources but `without`; on from the weights `start_from`, if given."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     judge: torch.nn.Module = network().Judge(LABELS)
+    if start_from is not None and start_from.exists():
+        judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(start_from).items()})
     decoded, decoded_labels = decoded_pool(cache, without)
-    composer = _composer(cache, 3, without=without, mild=False)
+    composer = _composer(cache, int(time.time()), without=without, mild=False)
     optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=0.05, fused=True)
     start, shown, step = time.monotonic(), 0.0, 0
     while (progress := (time.monotonic() - start) / (minutes * 60)) < 1:
@@ -121,8 +126,8 @@ def measure_held_out(cache: Path, minutes: float) -> None:
 
 
 def train(cache: Path, minutes: float) -> None:
-    """Train on every source and write `judge.safetensors` (fp16) and `judge.json` into the cache."""
-    judge = fit(cache, minutes)
+    """Train on every source, on from `judge.safetensors` if there is one; write it (fp16) and `judge.json`."""
+    judge = fit(cache, minutes, start_from=cache / "judge.safetensors")
     figures: dict[str, Any] = {
         "mild": accuracy(judge, _composer(cache, 903, mild=True)),
         "strong": accuracy(judge, _composer(cache, 904, mild=False)),

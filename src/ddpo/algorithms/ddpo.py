@@ -39,6 +39,8 @@ class DDPOImportanceSampling(BaseModel):
     def _one_clip(self) -> DDPOImportanceSampling:
         if self.clip_range is not None and self.clip_nats is not None:
             raise ValueError("give clip_range or clip_nats, not both")
+        if self.clip_nats is not None and self.log_prob == "sum":
+            raise ValueError("clip_nats goes with log_prob=mean; with log_prob=sum give clip_range, of the true ratio")
         if self.clip_range is None and self.clip_nats is None:
             object.__setattr__(self, "clip_range", PAPER_CLIP_RANGE)
         return self
@@ -48,7 +50,7 @@ class DDPOImportanceSampling(BaseModel):
         if self.clip_nats is None:
             assert self.clip_range is not None
             return self.clip_range
-        return self.clip_nats / (dimensions if self.log_prob == "mean" else 1)
+        return self.clip_nats / dimensions
 
     def ratio_tolerance(self, dimensions: int) -> float:
         """Return the largest |ratio - 1| tolerated before the first update: a tenth of the clip."""

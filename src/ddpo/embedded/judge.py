@@ -31,6 +31,7 @@ class _Residual(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
         inner = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x)))))
         return functional.relu(inner + self.shortcut(x))
 
@@ -63,13 +64,15 @@ class Judge(nn.Module):
         return maps.mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, len(labels))."""
         logits: Tensor = self.head(self.features(images))
         return logits
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
         """Softmax over all labels, (B, len(labels))."""
-        return self(images).softmax(-1)
+        logits: Tensor = self(images)
+        return logits.softmax(-1)
 
     def label_of(self, prompt: str) -> int | None:
         """Index of the one animal the prompt names (plural s allowed); None when it names none or several."""
