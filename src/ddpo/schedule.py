@@ -77,7 +77,8 @@ class NoiseSchedule:
         the last step is then above 0).
 
         Raises:
-            ModelError: more steps than training timesteps, an unknown spacing or beta schedule, or noise prediction where alpha_bar is 0.
+            ModelError: more steps than training timesteps, an unknown spacing or beta schedule, or noise prediction
+                where alpha_bar is 0.
         """
         from diffusers import DDIMScheduler
 
