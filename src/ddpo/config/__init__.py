@@ -1,0 +1,7 @@
+"""The configuration of a run: a strict, typed tree (`tree`), read from recipes and overrides (`loading`)."""
+
+from ddpo.config.loading import DEFAULT_RECIPE, load_config, recipes
+from ddpo.config.tree import TrainConfig
+from ddpo.config.validation import parse_config
+
+__all__ = ["DEFAULT_RECIPE", "TrainConfig", "load_config", "parse_config", "recipes"]
