@@ -8,7 +8,7 @@ from pathlib import Path
 
 REQUIREMENTS = (
     "torch==2.13.0",
-    "trl==0.23.1",  # the last release but one with DDPOTrainer; 0.24 has none
+    "trl==0.23.1",  # the last release with DDPOTrainer
     "diffusers==0.42.1",
     "transformers==5.23.0",
     "peft==0.21.2",

@@ -161,7 +161,7 @@ def _case_lines(case: Case) -> list[str]:
 def _system(case: Case, system: str) -> str:
     settings = case.of(system)[0].settings
     batch = f"{settings.sample_batch}/{settings.train_batch}"
-    return f"{NAMES[system]}, {settings.precision}, batch {batch}, {len(case.of(system))} runs"
+    return f"{NAMES[system]}, {settings.precision}, batch {batch}, runs: {len(case.of(system))}"
 
 
 def _cells(rate: dict[str, Any]) -> list[str]:
@@ -179,10 +179,10 @@ def _cells(rate: dict[str, Any]) -> list[str]:
 
 
 def _floor(run: Run) -> str:
-    """Say what an iteration costs at least, and at the paper's number of samples."""
+    """Say what an iteration costs at least, and for Stable Diffusion's 50 steps also the paper's, of 256 samples."""
     work, rate = sum(work_TFLOP(run).values()), run.measurement.matrix_TFLOPS
+    sentence = f"an iteration is {work:.3g} TFLOP of the UNet, {work / rate:.3g} s at that rate"
+    if run.settings.steps != 50:
+        return f"{sentence}."
     paper = 256 / run.settings.samples
-    return (
-        f"an iteration is {work:.3g} TFLOP of the UNet, {work / rate:.3g} s at that rate "
-        f"(256 samples: {work * paper / rate:.3g} s, measured {seconds(run, 'total') * paper:.3g} s)."
-    )
+    return f"{sentence} (256 samples: {work * paper / rate:.3g} s, measured {seconds(run, 'total') * paper:.3g} s)."

@@ -197,18 +197,23 @@ def processor(device: str) -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
+def model_name(chosen: argparse.Namespace) -> str:
+    """Name the model without its place on this machine."""
+    return Path(chosen.model).resolve().name if chosen.model else str(chosen.architecture)
+
+
 def about(chosen: argparse.Namespace, arguments: Sequence[str]) -> dict[str, Any]:
     """Describe the benchmark for the head of its result; nothing of it tells whose machine it was."""
-    model = Path(chosen.model).name if chosen.model else chosen.architecture
     hidden = {"--model", "--cache", "--output"}
-    shown = [a for before, a in zip(("", *arguments), arguments, strict=False) if not {before, a} & hidden]
+    pairs = zip(("", *arguments), arguments, strict=False)
+    shown = [after for before, after in pairs if not {before, after.partition("=")[0]} & hidden]
     return {
         "machine": chosen.machine,
         "date": chosen.date,
         "processor": processor(chosen.device),
         "command": shlex.join(["python", "benchmarks/throughput.py", *shown]),
-        "work": f"Model {model}: {chosen.samples} samples an iteration, {chosen.steps} steps, guidance "
-        f"{chosen.guidance:g}, {chosen.updates} updates; {chosen.iterations} counted iterations a run",
+        "work": f"Model {model_name(chosen)}: {chosen.samples} samples an iteration, {chosen.steps} steps, guidance "
+        f"{chosen.guidance:g}, {chosen.updates} updates; counted iterations a run: {chosen.iterations}",
     }
 
 
@@ -217,12 +222,12 @@ def main(arguments: Sequence[str]) -> None:
     bench, measured = Bench(chosen), list[Case]()
     head = about(chosen, arguments)
     chosen.output.mkdir(parents=True, exist_ok=True)
-    target = chosen.output / f"{chosen.date}-{chosen.machine}-{chosen.architecture}"
+    target = chosen.output / f"{chosen.date}-{chosen.machine}-{model_name(chosen)}"
     for case, systems in cases(chosen):
         measured.append(bench.measure(case, systems))
-        target.with_suffix(".json").write_text(to_json(measured, head))
-        target.with_suffix(".md").write_text(to_markdown(measured, head))
-    print(target.with_suffix(".md").read_text())
+        Path(f"{target}.json").write_text(to_json(measured, head))
+        Path(f"{target}.md").write_text(to_markdown(measured, head))
+    print(Path(f"{target}.md").read_text())
 
 
 if __name__ == "__main__":

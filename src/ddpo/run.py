@@ -59,6 +59,7 @@ def train(
     config.model.resolve()
     RunFolder.check(config.output)
     runtime = Runtime(device=config.device, threads=config.threads, precision=config.precision, tracker=config.tracker)
+    config = config.model_copy(update={"precision": runtime.precision})
     runtime.share(config.samples_per_iteration // config.updates)
     trainer = Trainer(config, load_policy(config, runtime.device), trained, source, runtime)
     evaluator = Evaluator(

@@ -29,6 +29,7 @@ def load_policy(config: TrainConfig, device: torch.device, weights: Path | None 
     Raises:
         ModelError: the model cannot be loaded or trained.
     """
+    assert config.precision != "auto", "the run resolves it"
     settings = StableDiffusionSettings(
         sampler=config.sampler.name,
         steps=config.sampler.steps,

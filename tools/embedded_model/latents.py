@@ -60,7 +60,7 @@ class Latents:
         return SHARD * len(self.shards)
 
     def batch(self, size: int, random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents (size, 16, 8, 8) float32 and token ids (size, 16) int64."""
+        """Latents (size, 8, 8, 8) float32 and token ids (size, 16) int64."""
         which, where = random.integers(len(self.shards), size=size), random.integers(SHARD, size=size)
         latents = np.stack([self.shards[i][0][j] for i, j in zip(which, where, strict=True)])
         tokens = np.stack([self.shards[i][1][j] for i, j in zip(which, where, strict=True)])

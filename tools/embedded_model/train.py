@@ -26,13 +26,13 @@ def data(options: argparse.Namespace) -> None:
 def autoencoder(options: argparse.Namespace) -> None:
     import train_autoencoder
 
-    train_autoencoder.train(options.cache, options.processes, options.minutes or 20)
+    train_autoencoder.train(options.cache, options.processes, options.minutes or 24)
 
 
 def decoder(options: argparse.Namespace) -> None:
     import train_autoencoder
 
-    train_autoencoder.train(options.cache, options.processes, options.minutes or 10, decoder_only=True)
+    train_autoencoder.train_decoder(options.cache, options.processes, options.minutes or 10)
 
 
 def judge(options: argparse.Namespace) -> None:

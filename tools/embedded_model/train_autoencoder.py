@@ -1,4 +1,8 @@
-"""Train the autoencoder: 64x64x3 pictures <-> 8x8x16 latents, each latent channel of mean 0 and variance 1."""
+"""Train the autoencoder: 64x64x3 pictures <-> 8x8x8 latents whose channels are uncorrelated, mean 0, variance 1.
+
+It starts with 16 channels; of those, training uses few, so that `narrow` keeps the 8 strongest principal directions and
+training goes on. White latents matter: a diffusion model learns correlated ones far more slowly.
+"""
 
 import math
 import time
@@ -11,22 +15,24 @@ from compose import Composer
 from diffusers import AutoencoderKL
 from torch.nn import functional
 
-LATENT_CHANNELS = 16
+WIDE_CHANNELS = 16
+LATENT_CHANNELS = 8
 BATCH = 16
 PEAK_RATE = 2e-3
 RESUMED_PEAK_RATE = 1.2e-3
 KL_WEIGHT = 5e-4
+POSTERIOR_LOG_VARIANCE = -5.0
 DECODER_NOISE = 0.15  # of a latent's deviation, at most
 
 
-def build() -> AutoencoderKL:
+def build(latent_channels: int) -> AutoencoderKL:
     """1.7 million parameters, stock class, f = 8."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(16, 32, 64, 96),
         layers_per_block=1,
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=latent_channels,
         norm_num_groups=8,
         sample_size=64,
         scaling_factor=1.0,
@@ -51,26 +57,31 @@ def learning_rate(progress: float, peak: float) -> float:
     return peak * min(1.0, progress / 0.02 + 0.01) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def train(cache: Path, processes: int, minutes: float, *, decoder_only: bool = False) -> None:
-    """Train for some minutes, on from `autoencoder.pt` if there is one, and write it.
-
-    With decoder_only the latents stay what they are, so that a diffusion model trained on them stays valid: the decoder
-    becomes sharper, and sturdier against the small errors of generated latents. Otherwise new latents must follow.
-    """
-    model, peak = build(), PEAK_RATE
-    if (cache / "autoencoder.pt").exists():
-        model, peak = load(cache).train(), RESUMED_PEAK_RATE
-    model.requires_grad_(True)
-    if decoder_only:
-        model.encoder.requires_grad_(False)
-        model.quant_conv.requires_grad_(False)
-    parallel.launch(_work, processes, model.share_memory(), peak, cache, minutes, decoder_only)
-    model.eval().requires_grad_(False)
+def train(cache: Path, processes: int, minutes: float) -> None:
+    """Two thirds of the time with 16 channels (skipped if `autoencoder-wide.pt` is there), then 8 for the rest."""
+    wide = build(WIDE_CHANNELS)
+    if (cache / "autoencoder-wide.pt").exists():
+        wide.load_state_dict(torch.load(cache / "autoencoder-wide.pt", weights_only=True))
+    else:
+        parallel.launch(_work, processes, wide.share_memory(), PEAK_RATE, cache, minutes * 2 / 3, False)
+        parallel.save(wide.state_dict(), cache / "autoencoder-wide.pt")
     composer = Composer(*drawings.load(cache), seed=999)
-    if not decoder_only:
-        normalise(model, composer)
+    model = narrow(wide, *principal_directions(wide, composer))
+    print("narrowed:", report(model, composer), flush=True)
+    parallel.launch(_work, processes, model.share_memory(), RESUMED_PEAK_RATE, cache, minutes / 3, False)
+    model = narrow(model, *principal_directions(model, composer))
     parallel.save(model.state_dict(), cache / "autoencoder.pt")
     print("autoencoder:", report(model, composer))
+
+
+def train_decoder(cache: Path, processes: int, minutes: float) -> None:
+    """Sharpen the decoder. The latents stay what they are, so that a diffusion model trained on them stays valid."""
+    model = load(cache).train().requires_grad_(True)
+    model.encoder.requires_grad_(False)
+    model.quant_conv.requires_grad_(False)
+    parallel.launch(_work, processes, model.share_memory(), RESUMED_PEAK_RATE, cache, minutes, True)
+    parallel.save(model.state_dict(), cache / "autoencoder.pt")
+    print("decoder:", report(model.eval(), Composer(*drawings.load(cache), seed=999)))
 
 
 def _work(rank: int, model: AutoencoderKL, peak: float, cache: Path, minutes: float, decoder_only: bool) -> None:
@@ -103,20 +114,44 @@ def _work(rank: int, model: AutoencoderKL, peak: float, cache: Path, minutes: fl
 
 
 @torch.no_grad()
-def normalise(model: AutoencoderKL, composer: Composer) -> None:
-    """Fold each latent channel's mean and deviation into the 1x1 convolutions on either side of the latents."""
-    means = torch.cat([model.encode(composer.batch(64)[0] * 2 - 1).latent_dist.mean for _ in range(24)])
-    mean, deviation = means.mean((0, 2, 3)), means.std((0, 2, 3))
-    before, after = model.quant_conv, model.post_quant_conv
-    assert before.bias is not None
-    assert after.bias is not None
-    count = LATENT_CHANNELS
-    before.bias[:count] -= mean
-    before.weight[:count] /= deviation[:, None, None, None]
-    before.bias[:count] /= deviation
-    before.bias[count:] -= 2 * deviation.log()
-    after.bias += (after.weight[:, :, 0, 0] * mean).sum(1)
-    after.weight *= deviation[None, :, None, None]
+def principal_directions(model: AutoencoderKL, composer: Composer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean (C,), variances (C,) in falling order and directions (C, C), one a column, of the latents."""
+    model.eval()
+    images = composer.batch(1024)[0] * 2 - 1
+    latents = torch.cat([model.encode(part).latent_dist.mean for part in images.split(32)]).permute(0, 2, 3, 1)
+    latents = latents.reshape(-1, latents.shape[-1])
+    mean = latents.mean(0)
+    variances, directions = torch.linalg.eigh((latents - mean).T @ (latents - mean) / len(latents))
+    print("latent variances:", [round(float(v), 4) for v in variances.flip(0)])
+    return mean, variances.flip(0), directions.flip(1)
+
+
+@torch.no_grad()
+def narrow(wide: AutoencoderKL, mean: torch.Tensor, variances: torch.Tensor, directions: torch.Tensor) -> AutoencoderKL:
+    """The same autoencoder on its LATENT_CHANNELS strongest directions, each scaled to variance 1.
+
+    Both changes of basis are folded into the convolutions next to the latents; the 1x1 convolutions become identities.
+    """
+    count, width = LATENT_CHANNELS, len(mean)
+    model = build(count)
+    outer = ("encoder.conv_out", "quant_conv", "post_quant_conv", "decoder.conv_in")
+    model.load_state_dict({k: v for k, v in wide.state_dict().items() if not k.startswith(outer)}, strict=False)
+    to_narrow = (directions[:, :count] / variances[:count].sqrt()).T
+    from_narrow = directions[:, :count] * variances[:count].sqrt()
+    before = wide.quant_conv.weight[:width, :, 0, 0]
+    new, old = model.encoder.conv_out, wide.encoder.conv_out
+    new.weight.zero_()
+    new.weight[:count] = torch.einsum("nm,mo,oihw->nihw", to_narrow, before, old.weight)
+    new.bias[:count] = to_narrow @ (before @ old.bias + wide.quant_conv.bias[:width] - mean)
+    new.bias[count:] = POSTERIOR_LOG_VARIANCE
+    after = wide.post_quant_conv.weight[:, :, 0, 0]
+    shift = after @ mean + wide.post_quant_conv.bias
+    model.decoder.conv_in.weight[:] = torch.einsum("oihw,im,mn->onhw", wide.decoder.conv_in.weight, after, from_narrow)
+    model.decoder.conv_in.bias[:] = wide.decoder.conv_in.bias + wide.decoder.conv_in.weight.sum((2, 3)) @ shift
+    for identity in (model.quant_conv, model.post_quant_conv):
+        torch.nn.init.dirac_(identity.weight)
+        identity.bias.zero_()
+    return model.eval()
 
 
 @torch.no_grad()
@@ -128,6 +163,6 @@ def report(model: AutoencoderKL, composer: Composer) -> str:
 
 
 def load(cache: Path) -> AutoencoderKL:
-    model = build()
+    model = build(LATENT_CHANNELS)
     model.load_state_dict(torch.load(cache / "autoencoder.pt", weights_only=True))
     return model.eval().requires_grad_(False)

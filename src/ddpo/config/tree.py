@@ -145,8 +145,9 @@ class TrainConfig(_Section):
     lora: LoRA = LoRA()
     """Low-rank adapters; `lora.rank` null trains the whole network."""
 
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the network; trained weights and log-probabilities are float32 always."""
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    """Arithmetic of the network; trained weights and log-probabilities are float32 always. `auto`: bf16 where the
+    processor has matrix units for it, else fp32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     compile: bool = False
