@@ -1,7 +1,7 @@
 """Fine-tune diffusion models with reinforcement learning (Black et al., 2023).
 
-    from ddpo import TrainConfig, train
-    result = train(TrainConfig(reward="jpeg-compressibility"))
+    from ddpo import load_config, train
+    result = train(load_config("emoji-compressibility", ["iterations=20"]))
 
 Names are imported when first used, so that `import ddpo` is instant.
 """

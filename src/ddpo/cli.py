@@ -77,7 +77,8 @@ def train(
     from ddpo.run import train as run
 
     result = run(config, display=make_display(quiet))
-    _print_result(config, result)
+    if result.is_main:
+        _print_result(config, result)
     if result.interrupted:
         raise typer.Exit(130)
 
@@ -114,7 +115,7 @@ def sample(
         Path, typer.Option(help="A .png: the picture, or a grid of several. Otherwise a folder for single pictures.")
     ] = Path("samples.png"),
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: the run's.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(min=0, help="Guidance weight. Default: the run's.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(min=1, help="Guidance weight. Default: the run's.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: a GPU if there is one.")] = None,
 ) -> None:
     """Draw pictures from a model or a finished run; diffusers with the same seed draws the same."""

@@ -7,6 +7,7 @@ module whose forward could be bypassed, and nothing is silently left unsynchroni
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,15 +38,19 @@ class Runtime:
             ConfigError: there is no such device, or the tracker's package is missing.
         """
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
 
         if tracker is not None and find_spec(tracker) is None:
             raise ConfigError(f"tracker: the package {tracker} is not installed; `pip install {tracker}`.")
         if device is not None and not _exists(device):
             raise ConfigError(f"device: there is no '{device}' here; leave it out to take what there is.")
+        if not torch.distributed.is_initialized():
+            AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run may have had another device
         self._accelerator = Accelerator(log_with=tracker, cpu=device == "cpu", project_dir=".")
         self.device = torch.device(device) if device not in (None, "cuda") else self._accelerator.device
         if self.device.type == "cpu":
             torch.set_num_threads(threads or min(2, torch.get_num_threads()))
+        self.threads = torch.get_num_threads()
         self.precision = precision if precision != "auto" else _suitable_precision(self.device)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
@@ -60,14 +65,15 @@ class Runtime:
         return bool(self._accelerator.is_main_process)
 
     def share(self, number: int) -> range:
-        """Return the indices of this process's part of `number` samples; the parts are equal.
+        """Return the indices of this process's part of `number` samples of an update; the parts are equal.
 
         Raises:
             ConfigError: the number does not divide by the number of processes.
         """
         if number % self.processes:
             raise ConfigError(
-                f"samples_per_iteration: {number} does not divide by the {self.processes} processes of this run."
+                f"samples_per_iteration: each update's {number} samples do not divide by the {self.processes} "
+                "processes of this run."
             )
         size = number // self.processes
         first = int(self._accelerator.process_index) * size
@@ -89,17 +95,19 @@ class Runtime:
 
     def optimizer_step(
         self, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], max_norm: float | None
-    ) -> float:
+    ) -> float | None:
         """Average gradients over processes, clip them to `max_norm`, update, and return their norm before clipping.
 
+        In fp16 an update whose scaled gradient overflows is skipped, the scale is lowered, and None is returned.
+
         Raises:
-            DivergenceError: the gradient is not finite (in fp16: the loss scale found no finite one); nothing is
-                updated.
+            DivergenceError: the gradient is not finite (in fp16: not at a loss scale of 1 either); nothing is updated.
         """
         self._average_gradients(parameters)
         self._scaler.unscale_(optimizer)
         norm = float(nn.utils.clip_grad_norm_(parameters, float("inf") if max_norm is None else max_norm))
-        if not torch.isfinite(torch.tensor(norm)) and not self._scaler.is_enabled():
+        searching = self._scaler.is_enabled() and self._scaler.get_scale() >= 1
+        if not math.isfinite(norm) and not searching:
             optimizer.zero_grad(set_to_none=True)
             raise DivergenceError(
                 f"The gradient is not finite (norm {norm}); the weights of the last update are kept. "
@@ -108,7 +116,7 @@ class Runtime:
         self._scaler.step(optimizer)
         self._scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        return norm
+        return norm if math.isfinite(norm) else None
 
     def _average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         if self.processes == 1:
@@ -121,7 +129,8 @@ class Runtime:
     def start_tracking(self, name: str, config: Mapping[str, Any], folder: Path) -> None:
         """Open the tracker, if one is configured; what it writes locally goes into the run folder."""
         if self._accelerator.log_with:
-            self._accelerator.project_configuration.set_directories(str(folder))
+            project = self._accelerator.project_configuration
+            project.project_dir = project.logging_dir = str(folder)
             flat = {key: str(value) for key, value in config.items()}
             self._accelerator.init_trackers(name, config=flat)
 

@@ -45,7 +45,7 @@ class Evaluator:
         self._prompts: list[Prompt] = source.fixed(number)
         self._seeds = sample_seeds(seed, Stream.FIXED_SAMPLE, 0, range(number))
         self._batch_size = min(batch_size, number)
-        self.rewards = list({reward.name: reward for reward in rewards}.values())
+        self.rewards = list({reward.name: reward for reward in reversed(rewards)}.values())[::-1]
         self.not_measured: list[str] = []
         """Why other rewards than the trained one cannot be measured on these prompts."""
 

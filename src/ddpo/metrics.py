@@ -28,27 +28,35 @@ class PairMetrics:
         """Record the metrics `(N,)` of pairs at steps `step_N` `(N,)`."""
         self._seen.append((step_N, {name: value.detach() for name, value in metrics.items()}))
 
-    def step_of_largest_ratio_error(self) -> tuple[float, int]:
-        """Return the largest |ratio - 1| recorded and its step index; NaN counts as infinite."""
-        error = (np.abs(self._column("ratio") - 1)).astype(np.float64)
-        error = np.where(np.isnan(error), np.inf, error)
-        worst = int(error.argmax())
-        return float(error[worst]), int(self._steps_N()[worst])
+    def largest_ratio_errors(self) -> list[tuple[float, int, int]]:
+        """Return the largest |ratio - 1| recorded in each bucket: `(error, step index, bucket)`; NaN is infinite."""
+        step_N, bucket_N = self._steps_N(), self._buckets_N()
+        error_N = np.abs(self._column("ratio") - 1).astype(np.float64)
+        error_N = np.where(np.isnan(error_N), np.inf, error_N)
+        rows = []
+        for bucket in np.unique(bucket_N):
+            worst = int(np.where(bucket_N == bucket, error_N, -1).argmax())
+            rows.append((float(error_N[worst]), int(step_N[worst]), int(bucket)))
+        return rows
 
     def sums(self) -> list[tuple[str, float, int]]:
         """Return `(name, sum, count)` of every averaged metric, overall and per bucket."""
-        bucket_N = self._steps_N() * min(BUCKETS, self._steps) // self._steps
+        bucket_N = self._buckets_N()
         rows = []
         for name in (name for name in AVERAGED if name in self._seen[0][1]):
             value_N = self._column(name).astype(np.float64)
             rows.append((name, float(value_N.sum()), len(value_N)))
             for bucket in np.unique(bucket_N):
                 inside = value_N[bucket_N == bucket]
-                rows.append((f"{name}/bucket_{bucket + 1}", float(inside.sum()), len(inside)))
+                rows.append((f"{name}/bucket_{bucket}", float(inside.sum()), len(inside)))
         return rows
 
     def _column(self, name: str) -> NDArray[np.float32]:
         return np.asarray(torch.cat([metrics[name] for _, metrics in self._seen]).float().cpu())
+
+    def _buckets_N(self) -> NDArray[np.int64]:
+        """Return the bucket of each pair, 1 the noisiest."""
+        return 1 + self._steps_N() * min(BUCKETS, self._steps) // self._steps
 
     def _steps_N(self) -> NDArray[np.int64]:
         return np.asarray(torch.cat([step_N for step_N, _ in self._seen]).cpu())

@@ -21,9 +21,8 @@ class Stream(IntEnum):
 
 
 def derive_seed(run_seed: int, stream: Stream, *position: int) -> int:
-    """Return a 63-bit seed for one position of a stream of the run."""
-    words = np.random.SeedSequence([run_seed, int(stream), *position]).generate_state(2, np.uint32)
-    return (int(words[0]) << 31) ^ int(words[1])
+    """Return a 32-bit seed, all that torch's CPU generator takes in, for one position of a stream of the run."""
+    return int(np.random.SeedSequence([run_seed, int(stream), *position]).generate_state(1, np.uint32)[0])
 
 
 def sample_seeds(run_seed: int, stream: Stream, iteration: int, indices: Iterable[int]) -> list[int]:

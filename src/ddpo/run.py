@@ -9,12 +9,11 @@ from pathlib import Path
 from ddpo.config import TrainConfig
 from ddpo.display import Display, QuietDisplay
 from ddpo.distributed import Runtime
-from ddpo.errors import DDPOError
 from ddpo.evaluation import Evaluation, Evaluator
 from ddpo.policy import Policy
 from ddpo.prompts import PromptSource, load_prompts
 from ddpo.report.curve import draw_curve
-from ddpo.rewards import Reward, load_reward
+from ddpo.rewards import Reward, anchored, load_reward, reference
 from ddpo.run_folder import RunFolder
 from ddpo.sampling import load_policy
 from ddpo.trainer import Metrics, Trainer
@@ -36,6 +35,8 @@ class TrainResult:
     """Words with the unit for each reward measured on the fixed samples."""
     interrupted: bool
     """Whether the user stopped the run before its last iteration."""
+    is_main: bool
+    """Whether this is the process that wrote the run folder."""
 
 
 def train(
@@ -59,7 +60,9 @@ def train(
     config.model.resolve()
     RunFolder.check(config.output)
     runtime = Runtime(device=config.device, threads=config.threads, precision=config.precision, tracker=config.tracker)
-    config = config.model_copy(update={"precision": runtime.precision})
+    config = config.model_copy(
+        update={"precision": runtime.precision, "device": runtime.device.type, "threads": runtime.threads}
+    )
     runtime.share(config.samples_per_iteration // config.updates)
     trainer = Trainer(config, load_policy(config, runtime.device), trained, source, runtime)
     evaluator = Evaluator(
@@ -72,7 +75,22 @@ def train(
         before = evaluator.evaluate(trainer.policy, 0)
         for reason in evaluator.not_measured:
             shown.message(f"Not measured: {reason}")
-        return _Run(config, trainer, evaluator, _shared_folder(config, runtime), shown).train(before)
+        record = repeatable(config, reward, prompts)
+        return _Run(record, trainer, evaluator, _shared_folder(config, runtime), shown).train(before)
+
+
+def repeatable(config: TrainConfig, reward: Reward | None, prompts: PromptSource | None) -> TrainConfig:
+    """Return the configuration that repeats the run from any folder, with what was given as Python objects."""
+    named: dict[str, object] = {"output": None, "model": config.model.anchored()}
+    if reward is not None:
+        named["reward"] = reference(reward)
+    elif isinstance(config.reward, str):
+        named["reward"] = anchored(config.reward)
+    if prompts is not None:
+        named["prompts"] = [{"prompt": prompt.text, **prompt.metadata} for prompt in prompts.prompts]
+    elif isinstance(config.prompts, str) and Path(config.prompts).is_file():
+        named["prompts"] = str(Path(config.prompts).resolve())
+    return config.model_copy(update=named)
 
 
 def _shared_folder(config: TrainConfig, runtime: Runtime) -> RunFolder:
@@ -98,10 +116,10 @@ class _Run:
     def train(self, before: Evaluation) -> TrainResult:
         """Train with evaluations in between, save, evaluate; an error saves the model trained so far."""
         if self.writes:
-            self.folder.write_config(self.config.model_copy(update={"output": None}).to_yaml())
+            self.folder.write_config(self.config.to_yaml())
             self.evaluator.write(self.folder, before)
-        name = self.config.name or "run"
-        self.trainer.runtime.start_tracking(name, self.config.model_dump(mode="json"), self.folder.path)
+        name, runtime = self.config.name or "run", self.trainer.runtime
+        runtime.start_tracking(name, self.config.model_dump(mode="json"), self.folder.path)
         after, interrupted = before, False
         try:
             for metrics in self.trainer.train(self.display.phase):
@@ -109,21 +127,24 @@ class _Run:
         except KeyboardInterrupt:
             interrupted = True
             self.display.message("Interrupted: saving the model as it is.")
-        except DDPOError:
-            if self.done and self.writes:
-                save_whole(self.trainer.policy, self.folder.model)
-            raise
-        if after.iteration != self.done:
+        finally:
+            self._save()
+            runtime.stop_tracking()
+        if interrupted or after.iteration != self.done:
             after = self._evaluate(self.done)
-        self._finish(before, after)
+        if self.writes:
+            self._draw_curve()
+            self.evaluator.write_before_after(self.folder, before, after)
+        runtime.wait()
         labels = {reward.name: reward.label for reward in self.evaluator.rewards}
-        return TrainResult(self.folder, self.metrics, before, after, labels, interrupted)
+        return TrainResult(self.folder, self.metrics, before, after, labels, interrupted, self.writes)
 
     def _record(self, metrics: Metrics, after: Evaluation) -> Evaluation:
         """Write an iteration's metrics; return the newest evaluation."""
         self.done, every = int(metrics["iteration"]), self.config.evaluation.every
         if every is not None and self.done % every == 0:
             after = self._evaluate(self.done)
+            self._save()
             metrics = metrics | {f"evaluation/{name}/mean": mean for name, mean in after.means.items()}
         self.metrics.append(metrics)
         if self.writes:
@@ -137,17 +158,14 @@ class _Run:
         self.display.phase("fixed samples", 0, 1)
         evaluation = self.evaluator.evaluate(self.trainer.policy, iteration)
         if self.writes:
-            self.evaluator.write(self.folder, evaluation)
             self._draw_curve()
+            self.evaluator.write(self.folder, evaluation)
         return evaluation
 
-    def _finish(self, before: Evaluation, after: Evaluation) -> None:
-        if self.writes:
-            self._draw_curve()
-            self.evaluator.write_before_after(self.folder, before, after)
+    def _save(self) -> None:
+        """Save the weights as they are, whatever ended the training, if any iteration was finished."""
+        if self.writes and self.done:
             save_whole(self.trainer.policy, self.folder.model)
-        self.trainer.runtime.stop_tracking()
-        self.trainer.runtime.wait()
 
     def _draw_curve(self) -> None:
         if self.metrics:
@@ -160,4 +178,5 @@ def save_whole(policy: Policy, folder: Path) -> None:
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     policy.save(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)

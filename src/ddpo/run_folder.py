@@ -108,7 +108,7 @@ class RunFolder:
     def append_metrics(self, metrics: Mapping[str, float]) -> None:
         """Append one iteration's metrics as one line."""
         with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+            file.write(json.dumps(metrics, allow_nan=False) + "\n")
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Return the metrics of all iterations so far."""

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from ddpo.advantages import RunningStatistics, batch_advantages, group_advantages, leave_one_out_advantages
 from ddpo.config import TrainConfig
 from ddpo.distributed import Runtime
-from ddpo.errors import ReplayError
+from ddpo.errors import ReplayError, RewardError
 from ddpo.metrics import PairMetrics, averages
 from ddpo.minibatches import passes, updates
 from ddpo.policy import Policy
@@ -74,7 +75,9 @@ class Trainer:
             experience = self.collect(iteration, progress)
             metrics = self.update(iteration, experience, progress)
             queries = iteration * self.config.samples_per_iteration
-            yield {"iteration": iteration, "reward_queries": queries, **experience.metrics, **metrics}
+            metrics = {"iteration": iteration, "reward_queries": queries, **experience.metrics, **metrics}
+            del experience  # its trajectories need not be there when the next are drawn
+            yield metrics
 
     def collect(self, iteration: int, progress: Progress) -> Experience:
         """Draw this iteration's samples from the policy, score them and turn scores into advantages."""
@@ -98,7 +101,7 @@ class Trainer:
         progress("reward", 0, len(own))
         images = self.policy.decode(trajectory.final)
         watch.lap("time/decode")
-        reward_B = self._score(images, prompts)
+        reward_B = self._score(images, prompts, own.start)
         watch.lap("time/reward")
         advantage_B = self.advantages([prompt.text for prompt in everyone], reward_B)[own.start : own.stop]
         return Experience(
@@ -107,10 +110,21 @@ class Trainer:
             reward_statistics(reward_B) | watch.laps,
         )
 
-    def _score(self, images: torch.Tensor, prompts: list[Prompt]) -> NDArray[np.float64]:
-        """Return the rewards of all processes' samples."""
-        own = score(self.reward, images, [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts])
-        return np.asarray(self.runtime.gather(own.tolist()))
+    def _score(self, images: torch.Tensor, prompts: list[Prompt], first: int) -> NDArray[np.float64]:
+        """Return the rewards of all processes' samples; a failure in one process is raised in all."""
+        texts, metadata = [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts]
+        own, problem = [], ""
+        try:
+            own = score(self.reward, images, texts, metadata, first_index=first).tolist()
+        except RewardError as error:
+            problem = str(error)
+            if self.runtime.processes == 1:
+                raise
+        everyone = self.runtime.gather([(own, problem)])
+        for _, message in everyone:
+            if message:
+                raise RewardError(message)
+        return np.asarray([reward for rewards, _ in everyone for reward in rewards])
 
     def advantages(self, prompts: list[str], reward_B: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the advantages `(B,)` of the samples of all processes, clipped (F.3)."""
@@ -130,7 +144,8 @@ class Trainer:
         """Make the iteration's updates: each accumulates gradients over all steps of its samples (F.1)."""
         config, watch = self.config, Stopwatch()
         pairs = PairMetrics(experience.trajectory.log_prob_BL.shape[1])
-        total, norms, start_error = config.updates * config.inner_epochs, [], 0.0
+        total, norms = config.updates * config.inner_epochs, list[float]()
+        start: Metrics = {}
         progress("update", 0, total)
         for number, minibatch in enumerate(self._minibatches(iteration, experience)):
             for batch in passes(minibatch, config.batch_size):
@@ -138,14 +153,16 @@ class Trainer:
                 self.runtime.backward(loss * (len(batch) / len(minibatch)))
                 pairs.add(batch.step_N, metrics)
             if number == 0:
-                start_error = self.check_replay(pairs, experience.trajectory.dimensions)
-            norms.append(self.runtime.optimizer_step(self.optimizer, self.parameters, config.max_gradient_norm))
+                start = self.check_replay(pairs, experience.trajectory.dimensions)
+            norm = self.runtime.optimizer_step(self.optimizer, self.parameters, config.max_gradient_norm)
+            norms += [] if norm is None else [norm]
             progress("update", number + 1, total)
         watch.lap("time/update")
         return {
-            "ratio/max_error_at_start": start_error,
+            **start,
             **averages(self.runtime.gather(pairs.sums())),
-            "gradient_norm": float(np.mean(norms)),
+            "gradient_norm": float(np.mean(norms)) if norms else 0.0,
+            "updates_skipped": total - len(norms),
             **watch.laps,
         }
 
@@ -160,22 +177,29 @@ class Trainer:
                 generator=torch.Generator().manual_seed(seed),
             )
 
-    def check_replay(self, pairs: PairMetrics, dimensions: int) -> float:
+    def check_replay(self, pairs: PairMetrics, dimensions: int) -> Metrics:
         """Return the largest |ratio - 1| of pairs replayed before the first update, over all processes.
+
+        Also for each stretch of the denoising run: the last steps are the most sensitive.
 
         Raises:
             ReplayError: it exceeds the algorithm's tolerance, a tenth of the clip: the update would be noise.
         """
-        error, step = max(self.runtime.gather([pairs.step_of_largest_ratio_error()]))
+        errors = self.runtime.gather(pairs.largest_ratio_errors())
+        error, step, _ = max(errors)
         tolerance = self.config.algorithm.ratio_tolerance(dimensions)
         if not error <= tolerance:
             timestep = int(self.policy.sampler.grid.timestep_T[step])
             raise ReplayError(
                 f"Replay does not reproduce the rollout: before the first update the importance ratio at timestep "
                 f"{timestep} (step {step + 1} of {len(self.policy.sampler)}) is off by {error:.2g}, above "
-                f"{tolerance:.2g}, a tenth of the clip. Use precision=fp32, or a wider clip."
+                f"{tolerance:.2g}, a tenth of the clip. Use precision=fp32 and compile=false, or a wider clip."
             )
-        return error
+        worst = {f"ratio/max_error_at_start/bucket_{bucket}": 0.0 for _, _, bucket in sorted(errors, key=itemgetter(2))}
+        for value, _, bucket in errors:
+            name = f"ratio/max_error_at_start/bucket_{bucket}"
+            worst[name] = max(worst[name], value)
+        return {"ratio/max_error_at_start": error, **worst}
 
 
 def reward_statistics(reward_B: NDArray[np.float64]) -> Metrics:

@@ -58,15 +58,6 @@ class Trajectory:
         """Number of scalars in one sample, the D over which a step's log-probability is summed."""
         return self.states[0, 0].numel()
 
-    def to(self, device: torch.device) -> Trajectory:
-        """Return the same trajectories on `device`."""
-        return Trajectory(
-            conditioning={name: value.to(device) for name, value in self.conditioning.items()},
-            states=self.states.to(device),
-            means=self.means.to(device),
-            log_prob_BL=self.log_prob_BL.to(device),
-        )
-
     @staticmethod
     def concatenate(parts: Sequence[Trajectory]) -> Trajectory:
         """Join trajectories along the sample axis."""

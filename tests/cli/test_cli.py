@@ -30,7 +30,7 @@ def test_train_sample_and_repeat(tiny_pipeline, tmp_path):
     assert "out/before-after.png" in done.stdout
     again = ddpo("train", "out/config.yaml", folder=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert (tmp_path / "runs" / "emoji-compressibility" / "metrics.jsonl").is_file()
+    assert (tmp_path / "runs" / "redness" / "metrics.jsonl").is_file()
     drawn = ddpo("sample", "out", "--prompt", "a cat", "--number", "4", "--output", "grid.png", folder=tmp_path)
     assert drawn.returncode == 0, drawn.stderr
     assert Image.open(tmp_path / "grid.png").width > 32
@@ -58,7 +58,11 @@ def test_train_sample_and_repeat(tiny_pipeline, tmp_path):
         (["missing.yaml"], "There is no configuration file missing.yaml"),
         (["precision=fp8"], "precision: Input should be 'fp32', 'bf16', 'fp16' or 'auto'"),
         (["device=cuda:7"], "device: there is no 'cuda:7' here"),
-        (["tracker=wandb"], "tracker: the package wandb is not installed"),
+        (["tracker=trackio"], "tracker: the package trackio is not installed"),
+        (["learning_rate=.inf"], "learning_rate: Input should be a finite number"),
+        (["prompts=3"], "prompts: "),
+        (["name=../up"], "name: String should match pattern"),
+        (["algorithm={name: ddpo-is, log_prob: sum}"], "log_prob=sum needs a clip_range"),
         (["seed=1", "emoji-compressibility"], "give one recipe or file, first"),
         (["advantage=group"], "samples_per_prompt"),
         (["advantage.min_count=64"], "min_count 64 is never reached"),

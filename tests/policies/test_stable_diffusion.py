@@ -108,13 +108,17 @@ def test_cfg_training_false_keeps_the_density_and_holds_the_unconditional_branch
     assert not torch.allclose(gradients[0], gradients[1], rtol=1e-2)
 
 
-def test_gradient_checkpointing_changes_no_gradient(tiny_pipeline):
-    gradients = []
+def test_gradient_checkpointing_recomputes_and_changes_no_gradient(tiny_pipeline):
+    gradients, passes = [], []
     for checkpointing in (False, True):
         policy = load(tiny_pipeline(), gradient_checkpointing=checkpointing)
         trajectory = rollout(policy, policy.encode(PROMPTS), [0, 1, 2], batch_size=3)
+        count = []
+        policy.pipeline.unet.mid_block.resnets[0].register_forward_hook(lambda *_, count=count: count.append(1))
         replay(policy, every_pair(trajectory)).log_prob_N.sum().backward()
+        passes.append(len(count))
         gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters()]))
+    assert passes == [1, 2]
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-3)
 
 
@@ -219,6 +223,16 @@ def test_an_incomplete_pipeline_is_refused(tiny_pipeline, tmp_path):
 
     shutil.copytree(tiny_pipeline(), tmp_path / "cut")
     (tmp_path / "cut" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load(tmp_path / "cut")
+
+
+def test_weights_cut_in_the_middle_are_refused(tiny_pipeline, tmp_path):
+    import shutil
+
+    shutil.copytree(tiny_pipeline(), tmp_path / "cut")
+    weights = tmp_path / "cut" / "text_encoder" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ModelError, match="cannot be loaded"):
         load(tmp_path / "cut")
 

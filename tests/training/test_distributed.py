@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ddpo.distributed import Runtime
+from ddpo.errors import ConfigError, DivergenceError
 from ddpo.run import train
 
 WORKER = textwrap.dedent(
@@ -49,11 +50,37 @@ def test_two_processes_make_the_run_of_one(tiny_config, tmp_path):
             np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-3, atol=1e-9)
 
 
-def test_a_number_of_samples_that_does_not_divide_is_refused():
+def test_samples_are_shared_equally_or_refused(monkeypatch):
     runtime = Runtime(device="cpu", threads=1)
     assert runtime.share(6) == range(6)
-    assert runtime.processes == 1
-    assert runtime.is_main
+    monkeypatch.setattr(Runtime, "processes", 2)
+    assert runtime.share(6) == range(3)
+    with pytest.raises(ConfigError, match="5 samples do not divide by the 2 processes"):
+        runtime.share(5)
+
+
+def test_a_second_run_may_have_another_device():
+    assert Runtime(device="cpu", threads=1).device.type == "cpu"
+    assert Runtime(threads=1).device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert Runtime(device="cpu", threads=1).device.type == "cpu"
+
+
+def test_fp16_skips_an_overflow_and_stops_when_no_scale_helps():
+    parameter = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    runtime = Runtime(device="cpu", threads=1, precision="fp16")
+    runtime.backward((parameter * float("inf")).sum())
+    assert runtime.optimizer_step(optimizer, [parameter], 1.0) is None
+    assert parameter.item() == 1.0
+
+    def never_finite():
+        for _ in range(40):  # the scale starts at 2^16 and halves
+            runtime.backward((parameter * float("nan")).sum())
+            runtime.optimizer_step(optimizer, [parameter], 1.0)
+
+    with pytest.raises(DivergenceError, match="not finite"):
+        never_finite()
+    assert parameter.item() == 1.0
 
 
 def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_returned():
@@ -63,6 +90,26 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_returned():
     norm = Runtime(device="cpu", threads=1).optimizer_step(optimizer, [parameter], 1.0)
     assert norm == pytest.approx(5.0)
     torch.testing.assert_close(parameter.detach(), torch.tensor([-0.6, -0.8]))
+
+
+def test_a_reward_that_fails_in_one_process_ends_all_with_its_message(tiny_config, tmp_path):
+    (tmp_path / "my.py").write_text(
+        "def reward(images, prompts, metadata):\n"
+        "    import os\n"
+        "    if os.environ['RANK'] == '1' and len(prompts) == 4:\n"
+        "        raise ValueError('only here')\n"
+        "    return images.mean((1, 2, 3))\n"
+    )
+    config = tiny_config(reward=f"{tmp_path / 'my.py'}:reward", output=None)
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    launch = ["torch.distributed.run", "--nproc-per-node=2", "--master-port=29562", "-m", "ddpo"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, "train", "config.yaml", "--output", "out"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert done.stderr.count("Error: Reward") == 2
+    assert "only here" in done.stderr
 
 
 def test_tensorboard_gets_the_metrics(tiny_config):

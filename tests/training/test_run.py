@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ddpo.config import TrainConfig, load_config, recipes
+from ddpo.errors import RewardError
+from ddpo.prompts import load_prompts
 from ddpo.rewards import load_reward
 from ddpo.run import train
 from ddpo.run_folder import RunFolder
@@ -41,8 +44,9 @@ def test_the_run_folder_holds_everything(tiny_config):
         assert min(Image.open(picture).size) > 16
 
 
-def test_metrics_have_the_promised_names(tiny_config):
-    metrics = train(tiny_config()).metrics
+@pytest.mark.parametrize("algorithm", ["ddpo-is", "ddpo-sf"])
+def test_metrics_have_the_promised_names(tiny_config, algorithm):
+    metrics = train(tiny_config(algorithm=algorithm)).metrics
     promised = {
         "iteration", "reward_queries", "reward/mean", "reward/std", "reward/standard_error",
         "ratio/max_error_at_start", "clip_fraction", "kl/step", "gradient_norm",
@@ -72,6 +76,30 @@ def test_the_saved_configuration_repeats_the_run_bit_for_bit(tiny_config, tmp_pa
     tensors = [load_file(path) for path in weights]
     assert tensors[0].keys() == tensors[1].keys()
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+def test_a_python_reward_and_prompts_are_recorded(tiny_config, tmp_path):
+    config = tiny_config(iterations=1)
+    first = train(config, reward=brightness, prompts=load_prompts(["a cow", {"prompt": "a pig", "animal": "pig"}]))
+    repeated = load_config(first.folder.config, [f"output={tmp_path / 'again'}"])
+    assert repeated.reward == f"{Path(__file__).resolve()}:brightness"
+    assert repeated.prompts == [{"prompt": "a cow"}, {"prompt": "a pig", "animal": "pig"}]
+    assert without_times(train(repeated).metrics) == without_times(first.metrics)
+    local = train(config.model_copy(update={"output": tmp_path / "local"}), reward=lambda i, p, m: i.mean((1, 2, 3)))
+    with pytest.raises(RewardError, match="a Python object"):
+        load_reward(load_config(local.folder.config).reward)
+
+
+def test_the_reward_trained_is_the_reward_evaluated(tiny_config):
+    # two rewards of one name: what is trained wins over what is only measured
+    config = tiny_config(
+        iterations=1,
+        reward={"name": "jpeg-compressibility", "quality": 20},
+        evaluation={"number": 2, "rewards": ["jpeg-compressibility"]},
+    )
+    result = train(config)
+    plain = train(config.model_copy(update={"reward": "jpeg-compressibility", "output": config.output / "plain"}))
+    assert result.before.means["jpeg-compressibility"] > plain.before.means["jpeg-compressibility"]
 
 
 def test_another_seed_gives_another_run(tiny_config, tmp_path):

@@ -38,6 +38,11 @@ def test_another_algorithm_drops_the_settings_of_the_former(override):
     assert load_config(None, [override]).algorithm.name == "ddpo-sf"
 
 
+def test_any_recipe_takes_another_algorithm():
+    for recipe, _ in recipes():
+        assert load_config(recipe, ["algorithm=ddpo-sf"]).updates == 1
+
+
 def test_a_clip_replaces_the_other_clip():
     for override, clip in (("algorithm.clip_range=1e-3", 1e-3), ("algorithm.clip_nats=1.0", 1.0 / 512)):
         assert load_config(None, [override]).algorithm.clip(512) == pytest.approx(clip)

@@ -76,12 +76,6 @@ def test_concatenate_joins_samples():
     assert all(torch.equal(joined.conditioning[name], whole.conditioning[name]) for name in joined.conditioning)
 
 
-def test_to_moves_everything():
-    moved = build().to(torch.device("meta"))
-    tensors = [moved.states, moved.means, moved.log_prob_BL, *moved.conditioning.values()]
-    assert {tensor.device.type for tensor in tensors} == {"meta"}
-
-
 def test_take_keeps_rows_together():
     conditioning = build().conditioning
     assert take(conditioning, torch.tensor([2, 2, 0]))["name"].tolist() == [2, 2, 0]

@@ -15,11 +15,11 @@ LIMIT_MB = 15.0
 PACKAGE = Path(__file__).parents[2] / "src" / "ddpo" / "embedded"
 
 
-def build_pipeline(cache: Path, state_name: str) -> StableDiffusionPipeline:
-    """The moving average of the weights, with the autoencoder and Stable Diffusion's schedule."""
+def build_pipeline(cache: Path, state_name: str, weights: str) -> StableDiffusionPipeline:
+    """The weights ("model") or their moving average ("average"), with autoencoder, tokenizer and schedule."""
     tokenizer = text.CLIPTokenizer.from_pretrained(cache / "tokenizer")
     model = train_diffusion.Model(tokenizer)
-    model.load_state_dict(torch.load(cache / state_name, weights_only=True)["average"])
+    model.load_state_dict(torch.load(cache / state_name, weights_only=True)[weights])
     return StableDiffusionPipeline(
         vae=train_autoencoder.load(cache),
         text_encoder=model.text_encoder,
@@ -32,11 +32,11 @@ def build_pipeline(cache: Path, state_name: str) -> StableDiffusionPipeline:
     )
 
 
-def export(cache: Path, state_name: str, package: Path = PACKAGE) -> None:
+def export(cache: Path, state_name: str, weights: str = "average", package: Path = PACKAGE) -> None:
     """Replace `model/` and, when there is a judge, `judge.safetensors`; refuse a model above the size limit."""
     target, fresh, old = package / "model", package / "model.new", package / "model.old"
     shutil.rmtree(fresh, ignore_errors=True)
-    pipeline = copy.deepcopy(build_pipeline(cache, state_name)).to(torch.float16)
+    pipeline = copy.deepcopy(build_pipeline(cache, state_name, weights)).to(torch.float16)
     pipeline.save_pretrained(fresh)
     _load_in_float32(fresh / "text_encoder" / "config.json")
     for path in fresh.rglob("*.safetensors"):

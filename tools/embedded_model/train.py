@@ -32,19 +32,19 @@ def autoencoder(options: argparse.Namespace) -> None:
 def decoder(options: argparse.Namespace) -> None:
     import train_autoencoder
 
-    train_autoencoder.train_decoder(options.cache, options.processes, options.minutes or 10)
+    train_autoencoder.train_decoder(options.cache, options.processes, options.minutes or 8)
 
 
 def judge(options: argparse.Namespace) -> None:
     import train_judge
 
-    train_judge.train(options.cache, options.minutes or 6)
+    train_judge.train(options.cache, options.minutes or 18)
 
 
 def judge_held_out(options: argparse.Namespace) -> None:
     import train_judge
 
-    train_judge.measure_held_out(options.cache, options.minutes or 6)
+    train_judge.measure_held_out(options.cache, options.minutes or 8)
 
 
 def latents(options: argparse.Namespace) -> None:
@@ -66,7 +66,7 @@ def diffusion(options: argparse.Namespace) -> None:
 def export(options: argparse.Namespace) -> None:
     import export
 
-    export.export(options.cache, options.source)
+    export.export(options.cache, options.source, options.weights)
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -110,8 +110,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "ddpo-embedded")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--minutes", type=float, help="time of this stage (each has its own default)")
-    parser.add_argument("--plan-minutes", type=float, default=80, help="diffusion: length of the whole training")
+    parser.add_argument("--plan-minutes", type=float, default=52, help="diffusion: length of the whole training")
     parser.add_argument("--source", default="diffusion.pt", help="diffusion, export: the state to read")
+    parser.add_argument("--weights", choices=("average", "model"), default="average", help="export: which weights")
     parser.add_argument("--target", default="diffusion.pt", help="diffusion: the state to write")
     parser.add_argument("--seed", type=int, default=0, help="latents: number of the first shard")
     parser.add_argument("--number", type=int, default=8, help="evaluate: pictures an animal")

@@ -20,7 +20,7 @@ PAPER_CLIP_RANGE = 1e-4
 class DDPOImportanceSampling(BaseModel):
     """DDPO-IS: several clipped updates on each iteration's samples (eq. 4)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: Literal["ddpo-is"] = "ddpo-is"
     clip_range: float | None = Field(default=None, gt=0, lt=1)
@@ -41,6 +41,8 @@ class DDPOImportanceSampling(BaseModel):
             raise ValueError("give clip_range or clip_nats, not both")
         if self.clip_nats is not None and self.log_prob == "sum":
             raise ValueError("clip_nats goes with log_prob=mean; with log_prob=sum give clip_range, of the true ratio")
+        if self.log_prob == "sum" and self.clip_range is None:
+            raise ValueError("log_prob=sum needs a clip_range of its own; the paper's 1e-4 belongs to log_prob=mean")
         if self.clip_range is None and self.clip_nats is None:
             object.__setattr__(self, "clip_range", PAPER_CLIP_RANGE)
         return self
@@ -74,7 +76,7 @@ class DDPOImportanceSampling(BaseModel):
 class DDPOScoreFunction(BaseModel):
     """DDPO-SF: one update on each iteration's samples, on-policy (eq. 3)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: Literal["ddpo-sf"] = "ddpo-sf"
     log_prob: Literal["mean", "sum"] = "mean"
@@ -91,11 +93,14 @@ class DDPOScoreFunction(BaseModel):
 
     def loss(self, policy: Policy, batch: Minibatch) -> tuple[Tensor, Metrics]:
         """Return the score-function loss of the replayed pairs, averaged, and metrics `(N,)`."""
+        import torch
+
         from ddpo.objectives import importance_ratio, score_function
         from ddpo.rollout import replay
 
         divisor = batch.trajectory.dimensions if self.log_prob == "mean" else 1
         replayed = replay(policy, batch)
-        loss, metrics = score_function(replayed.log_prob_N, batch.advantage_N, dimensions=divisor)
+        loss, _ = score_function(replayed.log_prob_N, batch.advantage_N, dimensions=divisor)
         ratio_N = importance_ratio(replayed.log_prob_N.detach(), batch.log_prob_N, dimensions=divisor)
+        metrics = {"clip_fraction": torch.zeros_like(ratio_N)}  # nothing is clipped
         return loss, metrics | {"ratio": ratio_N, "kl/step": replayed.kl_N}

@@ -53,7 +53,7 @@ def _read(name: str) -> dict[str, Any]:
     if name in names:
         text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
     elif path.is_file():
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     elif path.suffix in (".yaml", ".yml") or "/" in name:
         raise ConfigError(f"There is no configuration file {path}.")
     else:
@@ -113,6 +113,8 @@ def _keep_if_named(tree: dict[str, Any], section: str, name: Any) -> None:
     present = tree.get(section)
     if not (isinstance(present, dict) and present.get("name") == name):
         tree[section] = {}
+        if section == "algorithm":  # how many updates an iteration has is the algorithm's own choice
+            tree.pop("updates_per_iteration", None)
 
 
 def _set(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:

@@ -17,7 +17,7 @@ from ddpo.policies.lora import LoRA
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SamplerConfig(_Section):
@@ -96,7 +96,7 @@ class EvaluationConfig(_Section):
 class TrainConfig(_Section):
     """A run of `ddpo train`."""
 
-    name: str | None = None
+    name: str | None = Field(default=None, pattern=r"^[\w][\w. -]*$")
     """Name of the run: the default of its folder under `runs/` and the title of its figures."""
     output: Path | None = None
     """The run folder; null: `runs/NAME`, numbered if taken."""
@@ -129,7 +129,7 @@ class TrainConfig(_Section):
 
     sampler: SamplerConfig = SamplerConfig()
     """The denoising run."""
-    guidance_scale: float = Field(default=5.0, ge=0)
+    guidance_scale: float = Field(default=5.0, ge=1)
     """Classifier-free guidance weight w (eq. 5) in rollout and replay; 1: no guidance."""
     cfg_training: bool = True
     """Train through both branches of the guided prediction (G.1)."""

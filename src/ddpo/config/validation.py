@@ -11,6 +11,9 @@ from ddpo.algorithms import ALGORITHMS
 from ddpo.config.tree import TrainConfig
 from ddpo.errors import ConfigError, nearest
 
+_UNIONS = ("prompts", "reward")
+"""Keys that hold a text, a list or a mapping."""
+
 
 def parse_config(tree: Mapping[str, Any]) -> TrainConfig:
     """Return the configuration of a tree of plain values.
@@ -29,6 +32,8 @@ def _explain(error: ValidationError) -> str:
     problem = error.errors()[0]
     tags = set(ALGORITHMS)
     path = [str(part) for part in problem["loc"] if not (part in tags and "algorithm" in problem["loc"])]
+    if path and path[0] in _UNIONS:
+        path = path[:1]  # behind it pydantic names the kinds of value it tried
     where = ".".join(path)
     if problem["type"] == "extra_forbidden":
         valid = _fields_at(path[:-1], problem)

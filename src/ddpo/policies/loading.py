@@ -39,6 +39,11 @@ class ModelSource(BaseModel):
     local_files_only: bool = False
     """Use only what the hub's cache already holds."""
 
+    def anchored(self) -> ModelSource:
+        """Return the same source with a folder's path made absolute."""
+        folder = Path(self.name).expanduser()
+        return self.model_copy(update={"name": str(folder.resolve())}) if folder.is_dir() else self
+
     def resolve(self) -> str:
         """Return the folder or hub id, checked without loading or downloading anything.
 
@@ -70,6 +75,7 @@ def load_pipeline(source: ModelSource, weights: Path | None = None) -> Any:
     """
     from diffusers import DiffusionPipeline, StableDiffusionPipeline
     from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
+    from safetensors import SafetensorError
     from transformers.utils.logging import disable_progress_bar as quiet_transformers
 
     quiet_diffusers()
@@ -90,10 +96,24 @@ def load_pipeline(source: ModelSource, weights: Path | None = None) -> Any:
         )
         if weights is not None:
             _put_on_top(pipeline, weights)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+        if not Path(location).is_dir() and not _reachable(error):
+            raise ModelError(
+                f"model: {source.name} is not in the local cache and the hub cannot be reached; "
+                "download it where there is a network, or give a folder."
+            ) from error
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"model: {source.name} cannot be loaded: {reason}") from error
     return pipeline
+
+
+def _reachable(error: BaseException | None) -> bool:
+    """Return whether none of the errors behind `error` is a failed connection."""
+    while error is not None:
+        if any(word in type(error).__name__ for word in ("Connect", "LocalEntryNotFound", "Timeout", "Offline")):
+            return False
+        error = error.__cause__ or error.__context__
+    return True
 
 
 def _put_on_top(pipeline: Any, weights: Path) -> None:

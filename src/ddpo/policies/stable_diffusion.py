@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +40,7 @@ class StableDiffusionSettings:
     """Seed of the adapters' first weights."""
     gradient_checkpointing: bool = False
     compile: bool = False
-    decode_batch: int = 16
+    decode_batch: int = 8
     """Latents decoded at a time."""
 
 
@@ -204,8 +204,3 @@ class StableDiffusionPolicy:
             self._unet.to(memory_format=torch.contiguous_format).save_pretrained(folder)
         else:
             save_adapter(type(self._pipeline), self._unet, folder)
-
-
-def trainable(parameters: Iterable[nn.Parameter]) -> int:
-    """Return the number of scalars in `parameters`."""
-    return sum(parameter.numel() for parameter in parameters)

@@ -4,6 +4,7 @@ Importing this package imports neither torch nor Pillow.
 """
 
 from ddpo.rewards.contract import NamedReward, Reward, score
+from ddpo.rewards.custom import anchored, reference
 from ddpo.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility, jpeg_size, to_uint8
 from ddpo.rewards.judge import judge_probability, judge_recognition
 from ddpo.rewards.registry import available_rewards, load_reward
@@ -11,6 +12,7 @@ from ddpo.rewards.registry import available_rewards, load_reward
 __all__ = [
     "NamedReward",
     "Reward",
+    "anchored",
     "available_rewards",
     "jpeg_compressibility",
     "jpeg_incompressibility",
@@ -18,6 +20,7 @@ __all__ = [
     "judge_probability",
     "judge_recognition",
     "load_reward",
+    "reference",
     "score",
     "to_uint8",
 ]

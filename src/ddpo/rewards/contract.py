@@ -49,11 +49,13 @@ def score(
     images: Tensor,
     prompts: Sequence[str],
     metadata: Sequence[Mapping[str, Any]],
+    *,
+    first_index: int = 0,
 ) -> npt.NDArray[np.float64]:
     """Return the rewards `(B,)`, float64, of images `(B, 3, H, W)`, float32 in [0, 1].
 
-    The reward gets copies, so that one that changes its input changes nothing else. Integers become
-    float64 (integer rewards truncate advantages in the public codes).
+    `first_index` is the number of the first sample, for messages. The reward gets copies, so that one that changes
+    its input changes nothing else. Integers become float64 (integer rewards truncate advantages in the public codes).
 
     Raises RewardError, naming the reward, when it raises, returns something else than `B` numbers, or returns
     NaN or an infinity (naming the sample and its prompt).
@@ -74,7 +76,7 @@ def score(
         others = number - int(finite_B.sum()) - 1
         more = f" (and {others} more)" if others else ""
         raise RewardError(
-            f"Reward '{reward.name}' returned {score_B[index]} for sample {index}, prompt "
+            f"Reward '{reward.name}' returned {score_B[index]} for sample {first_index + index}, prompt "
             f"'{prompts[index]}'{more}: every reward must be a finite number."
         )
     return score_B

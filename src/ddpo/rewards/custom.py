@@ -34,6 +34,22 @@ def load_function(spec: str) -> Callable[..., Any]:
     return _function(spec, place, module, function_name)
 
 
+def anchored(spec: str) -> str:
+    """Return `spec` with the path of its file, if it names one, made absolute."""
+    place, _, function_name = spec.rpartition(":")
+    return f"{Path(place).expanduser().resolve()}:{function_name}" if place.endswith(".py") else spec
+
+
+def reference(function: object) -> str:
+    """Return the `path/to/file.py:function` that loads a Python function again.
+
+    What has no such name (a lambda, a local function, an object) gives words that `load_reward` refuses.
+    """
+    name = getattr(function, "__qualname__", type(function).__name__)
+    source = inspect.getsourcefile(function) if inspect.isfunction(function) else None
+    return f"{Path(source).resolve()}:{name}" if source and name.isidentifier() else f"a Python object, {name}"
+
+
 def check_signature(name: str, function: object, options: dict[str, Any]) -> None:
     """Raise RewardError unless `function(images, prompts, metadata, **options)` is a possible call."""
     if not callable(function) or inspect.isclass(function):
