@@ -27,7 +27,7 @@ class Evaluation:
     pixels: NDArray[np.uint8]
     """`(B, H, W, 3)`."""
     scores: dict[str, NDArray[np.float64]]
-    """Each measured reward's `(B,)` scores, by the reward's name; the trained reward comes first."""
+    """Each measured reward's `(B,)` scores, by the reward's key; the trained reward comes first."""
 
     @property
     def means(self) -> dict[str, float]:
@@ -45,7 +45,7 @@ class Evaluator:
         self._prompts: list[Prompt] = source.fixed(number)
         self._seeds = sample_seeds(seed, Stream.FIXED_SAMPLE, 0, range(number))
         self._batch_size = min(batch_size, number)
-        self.rewards = list({reward.name: reward for reward in reversed(rewards)}.values())[::-1]
+        self.rewards = list({reward.key: reward for reward in reversed(rewards)}.values())[::-1]
         self.not_measured: list[str] = []
         """Why other rewards than the trained one cannot be measured on these prompts."""
 
@@ -61,10 +61,10 @@ class Evaluator:
         metadata = [prompt.metadata for prompt in self._prompts]
         images = draw(policy, texts, self._seeds, batch_size=self._batch_size)
         trained, *others = self.rewards
-        scores = {trained.name: score(trained, images, texts, metadata)}
+        scores = {trained.key: score(trained, images, texts, metadata)}
         for reward in others:
             try:
-                scores[reward.name] = score(reward, images, texts, metadata)
+                scores[reward.key] = score(reward, images, texts, metadata)
             except RewardError as error:
                 self.rewards.remove(reward)
                 self.not_measured.append(str(error))

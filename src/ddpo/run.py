@@ -136,7 +136,7 @@ class _Run:
             self._draw_curve()
             self.evaluator.write_before_after(self.folder, before, after)
         runtime.wait()
-        labels = {reward.name: reward.label for reward in self.evaluator.rewards}
+        labels = {reward.key: reward.label for reward in self.evaluator.rewards}
         return TrainResult(self.folder, self.metrics, before, after, labels, interrupted, self.writes)
 
     def _record(self, metrics: Metrics, after: Evaluation) -> Evaluation:

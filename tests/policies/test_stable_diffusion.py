@@ -114,7 +114,7 @@ def test_gradient_checkpointing_recomputes_and_changes_no_gradient(tiny_pipeline
         policy = load(tiny_pipeline(), gradient_checkpointing=checkpointing)
         trajectory = rollout(policy, policy.encode(PROMPTS), [0, 1, 2], batch_size=3)
         count = []
-        policy.pipeline.unet.mid_block.resnets[0].register_forward_hook(lambda *_, count=count: count.append(1))
+        policy.pipeline.unet.mid_block.resnets[1].register_forward_pre_hook(lambda *_, count=count: count.append(1))
         replay(policy, every_pair(trajectory)).log_prob_N.sum().backward()
         passes.append(len(count))
         gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters()]))

@@ -113,10 +113,10 @@ def test_a_python_reward_rises(tiny_config, algorithm):
     config = tiny_config(
         algorithm=settings,
         prompts=["a cat"],
-        iterations=16,
-        samples_per_iteration=16,
-        batch_size=16,
-        learning_rate=3e-3 if algorithm == "ddpo-is" else 1e-2,
+        iterations=10,
+        samples_per_iteration=128 if algorithm == "ddpo-is" else 32,  # four updates share the samples
+        batch_size=32,
+        learning_rate=1e-3 if algorithm == "ddpo-is" else 3e-3,
         guidance_scale=1.0,
         evaluation={"number": 16, "every": None},
     )

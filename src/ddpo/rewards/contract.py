@@ -43,6 +43,11 @@ class NamedReward:
     label: str
     """Short words with the unit, e.g. `negative JPEG size (kB)`."""
 
+    @property
+    def key(self) -> str:
+        """The name in metrics: without the file or module of a function."""
+        return self.name.rpartition(":")[2]
+
 
 def score(
     reward: NamedReward,
