@@ -30,6 +30,7 @@ def main() -> None:
     """Run the command line; the console script `ddpo`."""
     for library in ("DIFFUSERS", "TRANSFORMERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while waiting stall on a busy machine
     try:
         app()
     except DDPOError as error:

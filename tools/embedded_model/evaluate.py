@@ -99,4 +99,4 @@ def grid(package: Path, path: Path, guidance: float, steps: int, eta: float, num
         draw.text((x + 2, y + 1), with_article(animal), fill="black")
         for k in range(number):
             sheet.paste(to_image(images[index * number + k]), (x + 64 * k, y + 14))
-    sheet.save(path, optimize=True)
+    sheet.quantize(256).save(path, optimize=True)  # a third of the size

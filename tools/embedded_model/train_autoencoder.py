@@ -75,7 +75,7 @@ def train(cache: Path, processes: int, minutes: float) -> None:
 
 
 def train_decoder(cache: Path, processes: int, minutes: float) -> None:
-    """Sharpen the decoder. The latents stay what they are, so that a diffusion model trained on them stays valid."""
+    """Make the decoder sturdier against noise on latents, which stay as they are: the diffusion model stays valid."""
     model = load(cache).train().requires_grad_(True)
     model.encoder.requires_grad_(False)
     model.quant_conv.requires_grad_(False)
