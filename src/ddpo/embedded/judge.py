@@ -6,7 +6,6 @@ knows this art and nothing else: do not use it on photographs. It measures the e
 """
 
 import json
-import re
 from pathlib import Path
 
 import torch
@@ -73,12 +72,6 @@ class Judge(nn.Module):
         """Softmax over all labels, (B, len(labels))."""
         logits: Tensor = self(images)
         return logits.softmax(-1)
-
-    def label_of(self, prompt: str) -> int | None:
-        """Index of the one animal the prompt names (plural s allowed); None when it names none or several."""
-        words = set(re.findall(r"[a-z]+", prompt.lower()))
-        found = [i for i, label in enumerate(self.labels[:-1]) if words & {label, label + "s", label + "es"}]
-        return found[0] if len(found) == 1 else None
 
 
 def load_judge(folder: Path | None = None) -> Judge:
