@@ -25,7 +25,7 @@ def redness(images: torch.Tensor) -> torch.Tensor:
 
 
 def main() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     settings = StableDiffusionSettings(steps=10, guidance_scale=3.0)
     policy = StableDiffusionPolicy.load(ModelSource(), settings, device=torch.device("cpu"))
     optimizer = torch.optim.AdamW(policy.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
