@@ -21,7 +21,7 @@ def test_train_sample_and_repeat(tiny_pipeline, tmp_path):
     (tmp_path / "my.txt").write_text("a cat\na dog\n")
     settings = [
         f"model={tiny_pipeline()}", "reward=my.py:redness", "prompts=my.txt", "iterations=2", "batch_size=4",
-        "samples_per_iteration=4", "sampler.steps=3", "evaluation={number: 2, every: 1}", "threads=1",
+        "samples_per_iteration=8", "sampler.steps=3", "evaluation={number: 2, every: 1}", "threads=1",
     ]  # fmt: skip
     done = ddpo("train", *settings, "--output", "out", folder=tmp_path)
     assert done.returncode == 0, done.stderr
