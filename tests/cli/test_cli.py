@@ -64,7 +64,7 @@ def test_train_sample_and_repeat(tiny_pipeline, tmp_path):
         (["name=../up"], "name: String should match pattern"),
         (["algorithm={name: ddpo-is, log_prob: sum}"], "log_prob=sum needs a clip_range"),
         (["seed=1", "emoji-compressibility"], "give one recipe or file, first"),
-        (["advantage=group"], "samples_per_prompt"),
+        (["advantage=group", "samples_per_prompt=1"], "samples_per_prompt"),
         (["advantage.min_count=64"], "min_count 64 is never reached"),
         (["algorithm={name: ddpo-is, clip_nats: 1, log_prob: sum}"], "clip_nats goes with log_prob=mean"),
         (["algorithm={name: ddpo-is, clip_range: 1e-4, clip_nats: 1}"], "clip_range or clip_nats, not both"),
