@@ -110,7 +110,7 @@ class StableDiffusionPolicy:
             self._unet.compile()
 
     def _suit_bfloat16_on_cpu(self) -> None:
-        """Choose the kernels that make bfloat16 worth while on a CPU, 1.5x over float32 (benchmarks/README.md).
+        """Choose the kernels that make bfloat16 worth while on a CPU.
 
         The backward pass of fused attention is slow there, and convolutions want their channels last.
         """
