@@ -1,0 +1,59 @@
+"""The program `ddpo`. Errors a user can cause end with one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from ddpo.cli.catalogue import list_names
+from ddpo.cli.sample import sample
+from ddpo.cli.train import train
+from ddpo.errors import DDPOError
+
+app = typer.Typer(
+    help="Fine-tune diffusion models with reinforcement learning: a model, prompts, a reward, higher scores.",
+    epilog="Example: ddpo train reward=jpeg-incompressibility iterations=20",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Run the command line; the console script `ddpo`."""
+    for library in ("DIFFUSERS", "TRANSFORMERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while waiting stall on a busy machine
+    try:
+        app()
+    except DDPOError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        from ddpo import __version__
+
+        typer.echo(f"ddpo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Options of `ddpo` itself."""
+
+
+app.command(epilog="Example: ddpo train reward=my.py:redness prompts=my.txt learning_rate=1e-4 --output runs/red")(
+    train
+)
+app.command(epilog="Example: ddpo sample runs/emoji-compressibility --prompt 'a fox' --number 9 --output foxes.png")(
+    sample
+)
+app.command("list", epilog="Example: ddpo list rewards")(list_names)

@@ -1,0 +1,66 @@
+"""`ddpo train`: fine-tune a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ddpo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ddpo.config import TrainConfig
+    from ddpo.run import TrainResult
+
+
+def train(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RECIPE|FILE.yaml] [KEY=VALUE]...", help="What to train; see `ddpo list recipes`."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Run folder; must be empty. Default: runs/NAME.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Fine-tune a model; without arguments, the embedded one towards smaller JPEGs."""
+    from ddpo.config import load_config
+
+    given = list(arguments or [])
+    source = given.pop(0) if given and "=" not in given[0] else None
+    extra = next((argument for argument in given if "=" not in argument), None)
+    if extra is not None:
+        raise ConfigError(f"'{extra}': give one recipe or file, first, and then settings as key=value.")
+    config = load_config(source, given)
+    if output is not None:
+        config = config.model_copy(update={"output": output})
+
+    from ddpo.display import make_display
+    from ddpo.run import train as run
+
+    result = run(config, display=make_display(quiet))
+    if result.is_main:
+        _print_result(config, result)
+    if result.interrupted:
+        raise typer.Exit(130)
+
+
+def _print_result(config: TrainConfig, result: TrainResult) -> None:
+    """Say what training did to the fixed samples and where everything is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console, folder = Console(soft_wrap=True), result.folder
+    number = len(result.before.pixels)
+    table = Table("", "before", "after", "change", title=f"{number} fixed samples, same prompts and seeds")
+    for name, label in result.labels.items():
+        before, after = result.before.means[name], result.after.means[name]
+        change = f"{100 * (after - before) / abs(before):+.1f} %" if before else "-"
+        table.add_row(label, f"{before:.3f}", f"{after:.3f}", change)
+    console.print(table)
+    console.print(f"pictures  {folder.before_after}\ncurve     {folder.curve}\nmodel     {folder.model}")
+    console.print(f"try it    ddpo sample {folder.path} --prompt 'a cat' --number 9", highlight=False)
+    if config.lora.rank is None:
+        loader = f"UNet2DConditionModel.from_pretrained('{folder.model}')"
+    else:
+        loader = f"pipe.load_lora_weights('{folder.model}')"
+    console.print(f"diffusers {loader}", highlight=False)
