@@ -72,7 +72,10 @@ class ConvNet(nn.Module):
 class ConvPolicy:
     """A `Policy` over a `ConvNet`; it counts the rows of every pass so that tests can see the batch sizes."""
 
-    def __init__(self, sampler: Sampler, sample_shape: tuple[int, ...] = (3, 8, 8), seed: int = 0) -> None:
+    def __init__(
+        self, schedule: NoiseSchedule, sampler: Sampler, sample_shape: tuple[int, ...] = (3, 8, 8), seed: int = 0
+    ) -> None:
+        self.schedule = schedule
         self.sampler = sampler
         self.sample_shape = sample_shape
         self.device = torch.device("cpu")
@@ -82,10 +85,13 @@ class ConvPolicy:
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         return {"scale": torch.tensor([1 + len(prompt) / 10 for prompt in prompts])}
 
-    def step(self, x: Tensor, step_B: Tensor, conditioning: Conditioning) -> Gaussian:
+    def predict(self, x: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
         self.rows_seen.append(len(x))
-        prediction = self.network(x, self.sampler.timestep(step_B), conditioning)
-        return self.sampler.gaussian(x, prediction, step_B)
+        prediction: Tensor = self.network(x, timestep_B, conditioning)
+        return prediction
+
+    def step(self, x: Tensor, step_B: Tensor, conditioning: Conditioning) -> Gaussian:
+        return self.sampler.gaussian(x, self.predict(x, self.sampler.timestep(step_B), conditioning), step_B)
 
     def decode(self, samples: Tensor) -> Tensor:
         return (samples / 2 + 0.5).clamp(0, 1)
@@ -102,7 +108,8 @@ def conv_policy() -> Callable[..., ConvPolicy]:
     """Build a `ConvPolicy` with `steps` denoising steps on a scheduler configuration."""
 
     def build(config: dict[str, Any], *, steps: int, eta: float = 1.0, seed: int = 0) -> ConvPolicy:
-        return ConvPolicy(Sampler.create(NoiseSchedule.from_config(config), "ddim", steps, eta), seed=seed)
+        schedule = NoiseSchedule.from_config(config)
+        return ConvPolicy(schedule, Sampler.create(schedule, "ddim", steps, eta), seed=seed)
 
     return build
 

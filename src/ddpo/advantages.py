@@ -6,23 +6,16 @@ Rewards that do not differ give advantage 0, as does a group of one; none of the
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Array = NDArray[np.float64]
+from ddpo.grouping import Array, checked_rewards, groups
 
 _EPSILON = 1e-6
 """Added to the standard deviation, in the reward's unit, as the public codes do."""
-
-
-def _rewards(rewards: ArrayLike, prompts: Sequence[Hashable] | None = None) -> Array:
-    reward_B = np.asarray(rewards, dtype=np.float64)
-    if reward_B.ndim != 1 or (prompts is not None and len(prompts) != len(reward_B)):
-        raise ValueError(f"{None if prompts is None else len(prompts)} prompts, rewards {reward_B.shape}")
-    return reward_B
 
 
 def _normalise(reward_B: Array, pool: Array) -> Array:
@@ -33,35 +26,26 @@ def _normalise(reward_B: Array, pool: Array) -> Array:
     return normalised
 
 
-def _groups(prompts: Sequence[Hashable]) -> Iterator[tuple[Hashable, NDArray[np.intp]]]:
-    """Yield each distinct prompt with the indices of its samples, in order of first appearance."""
-    members: dict[Hashable, list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        members.setdefault(prompt, []).append(index)
-    for prompt, indices in members.items():
-        yield prompt, np.asarray(indices)
-
-
 def batch_advantages(rewards: ArrayLike) -> Array:
     """Normalise `(B,)` rewards by the mean and standard deviation of the whole batch."""
-    reward_B = _rewards(rewards)
+    reward_B = checked_rewards(rewards)
     return _normalise(reward_B, reward_B)
 
 
 def group_advantages(prompts: Sequence[Hashable], rewards: ArrayLike) -> Array:
     """Normalise `(B,)` rewards by the mean and standard deviation of their prompt's group in the batch."""
-    reward_B = _rewards(rewards, prompts)
+    reward_B = checked_rewards(rewards, prompts)
     advantage_B = np.zeros_like(reward_B)
-    for _, indices in _groups(prompts):
+    for _, indices in groups(prompts):
         advantage_B[indices] = _normalise(reward_B[indices], reward_B[indices])
     return advantage_B
 
 
 def leave_one_out_advantages(prompts: Sequence[Hashable], rewards: ArrayLike) -> Array:
     """Subtract from each reward the mean of the others in its group (Kool et al. 2019); unscaled."""
-    reward_B = _rewards(rewards, prompts)
+    reward_B = checked_rewards(rewards, prompts)
     advantage_B = np.zeros_like(reward_B)
-    for _, indices in _groups(prompts):
+    for _, indices in groups(prompts):
         k, group = len(indices), reward_B[indices]
         if k > 1 and np.ptp(group) > 0:
             advantage_B[indices] = (group - group.mean()) * k / (k - 1)
@@ -84,10 +68,10 @@ class RunningStatistics:
         The new rewards count in the statistics that normalise them. A prompt with fewer than `min_count`
         rewards is normalised by the batch's own mean and standard deviation.
         """
-        reward_B = _rewards(rewards, prompts)
+        reward_B = checked_rewards(rewards, prompts)
         advantage_B = np.zeros_like(reward_B)
         history = dict(self.history)
-        for prompt, indices in _groups(prompts):
+        for prompt, indices in groups(prompts):
             history[prompt] = (*history.get(prompt, ()), *reward_B[indices].tolist())[-self.buffer_size :]
             enough = len(history[prompt]) >= self.min_count
             pool = np.asarray(history[prompt]) if enough else reward_B

@@ -12,7 +12,7 @@ from ddpo.objectives import Metrics
 
 BUCKETS = 5
 """Stretches of the denoising run that metrics are also given for, 1 the noisiest."""
-AVERAGED = ("clip_fraction", "kl/step")
+AVERAGED = ("clip_fraction", "kl/step", "denoising_loss")
 """Metrics of pairs that are averaged; docs/metrics.md explains them."""
 
 

@@ -1,9 +1,9 @@
-"""The policy-gradient objectives as pure functions: `(loss, metrics)` of log-probabilities and advantages.
+"""The objectives as pure functions `(loss, metrics)`: policy gradients of log-probabilities, and weighted regression.
 
 The metrics are `(N,)` too, one value a pair, so that the trainer can average them over all pairs and per
 stretch of the denoising run.
 
-All arguments are `(N,)` over (sample, step) pairs; log-probabilities are in nats, summed over the
+All arguments are `(N,)`, over (sample, step) pairs or noised samples; log-probabilities are in nats, summed over the
 dimensions of a sample. `dimensions` divides them: D gives the mean over dimensions, the convention of the
 public codes to which the paper's clip range of 1e-4 belongs; 1 gives the sum of the paper's equations. With
 the mean, a clip range c lets the true ratio of a step move by about c * D nats: `clip_range = clip_nats / D`
@@ -55,3 +55,13 @@ def clipped_surrogate(
     loss = torch.maximum(-advantage_N * ratio_N, -advantage_N * clipped_N).mean()
     outside_N = (ratio_N.detach() - 1).abs() > clip_range
     return loss, {"clip_fraction": outside_N.float()}
+
+
+def reward_weighted(error_N: Tensor, weight_N: Tensor) -> tuple[Tensor, Metrics]:
+    """RWR: the denoising loss weighted by the reward, `E[w(x_0, c) |eps - eps_theta(x_t, t, c)|^2]` (section C.2).
+
+    `error_N` is each noised sample's squared error, averaged over its dimensions; with weights of 1 this is the plain
+    denoising loss of eq. 1.
+    """
+    _check(error_N, weight_N)
+    return (weight_N * error_N).mean(), {"denoising_loss": error_N.detach()}

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ddpo.schedule import NoiseSchedule
 from ddpo.step import Gaussian, Sampler
 from ddpo.trajectory import Conditioning
 
@@ -19,6 +20,7 @@ from ddpo.trajectory import Conditioning
 class Policy(Protocol):
     """pi_theta(x_{t-1} | x_t, c): what a model family must offer to be trained."""
 
+    schedule: NoiseSchedule
     sampler: Sampler
     sample_shape: tuple[int, ...]
     """Shape of one sample in the space where denoising happens, for latents `(C, H, W)`."""
@@ -26,6 +28,13 @@ class Policy(Protocol):
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Return the conditioning of each prompt; an empty mapping for an unconditional model."""
+        ...
+
+    def predict(self, x: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
+        """Return the prediction that regression trains, `(B, ...)`, at training timesteps `timestep_B` `(B,)`.
+
+        It is the guided one with CFG training (G.1), else the conditional one alone.
+        """
         ...
 
     def step(self, x: Tensor, step_B: Tensor, conditioning: Conditioning) -> Gaussian:

@@ -18,6 +18,8 @@ class Stream(IntEnum):
     SHUFFLE = 1
     FIXED_SAMPLE = 2
     WEIGHTS = 3
+    DENOISING = 4
+    COMPARISON = 5
 
 
 def derive_seed(run_seed: int, stream: Stream, *position: int) -> int:

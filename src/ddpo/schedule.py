@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -68,6 +69,32 @@ class NoiseSchedule:
     def training_timesteps(self) -> int:
         """Number of timesteps the model was trained with."""
         return int(self.config["num_train_timesteps"])
+
+    @cached_property
+    def alpha_bar_S(self) -> Tensor:
+        """`(S,)` float64: alpha_bar of each of the S training timesteps."""
+        from diffusers import DDIMScheduler
+
+        alpha_bar_S: Tensor = DDIMScheduler.from_config(dict(self.config)).alphas_cumprod
+        return alpha_bar_S.double()
+
+    def noised(self, clean: Tensor, noise: Tensor, timestep_B: Tensor) -> Tensor:
+        """Return x_t = sqrt(a) x_0 + sqrt(1 - a) eps `(B, ...)` at training timesteps `(B,)` (q of eq. 1)."""
+        signal, scale = self._signal_and_noise(clean, timestep_B)
+        return signal * clean + scale * noise
+
+    def target(self, clean: Tensor, noise: Tensor, timestep_B: Tensor) -> Tensor:
+        """Return what the network is to predict at `noised(...)`: eps, v = sqrt(a) eps - sqrt(1 - a) x_0, or x_0."""
+        if self.prediction_type == "epsilon":
+            return noise
+        if self.prediction_type == "sample":
+            return clean
+        signal, scale = self._signal_and_noise(clean, timestep_B)
+        return signal * noise - scale * clean
+
+    def _signal_and_noise(self, like: Tensor, timestep_B: Tensor) -> tuple[Tensor, Tensor]:
+        a = self.alpha_bar_S.to(like.device)[timestep_B].reshape(-1, *[1] * (like.ndim - 1))
+        return a.sqrt().to(like.dtype), (1 - a).sqrt().to(like.dtype)
 
     def grid(self, steps: int) -> TimeGrid:
         """Return the grid of `steps` denoising steps, spaced as the config says.

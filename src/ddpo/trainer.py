@@ -1,4 +1,4 @@
-"""The training loop: collect samples, update the policy, repeat (paper sections C.3 and F.1)."""
+"""The training loop: collect samples, update the policy, repeat (paper sections C.2, C.3, F.1 and F.2)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ddpo.advantages import RunningStatistics, batch_advantages, group_advantages, leave_one_out_advantages
+from ddpo.algorithms import WeightedRegression
+from ddpo.clean_samples import CleanSamples
 from ddpo.config import TrainConfig
+from ddpo.credit import Credit, reward_statistics
 from ddpo.distributed import Runtime
 from ddpo.errors import ReplayError, RewardError
 from ddpo.metrics import PairMetrics, averages
-from ddpo.minibatches import passes, updates
+from ddpo.minibatches import DenoisingBatch, denoising_updates, passes, updates
 from ddpo.policy import Policy
 from ddpo.prompts import Prompt, PromptSource
 from ddpo.randomness import Stream, derive_seed, sample_seeds
@@ -30,22 +35,28 @@ Progress = Callable[[str, int, int], None]
 """Told the phase, and how much of it is done out of how much."""
 
 
+PART = 256
+"""Samples drawn, decoded and scored at a time: bounds the memory of iterations with thousands."""
+
+
 @dataclass(frozen=True)
 class Experience:
     """What the rollout phase of an iteration leaves for its update phase."""
 
-    trajectory: Trajectory
-    """This process's samples."""
-    advantage_B: torch.Tensor
-    """`(B,)` float32: their advantages."""
+    samples: Trajectory | CleanSamples
+    """This process's samples: their trajectories, or x_0 alone where the algorithm is a regression."""
+    prompts: list[str]
+    """Their prompts."""
+    credit_B: torch.Tensor
+    """`(B,)` float32: their advantages, or their weights in a regression."""
     metrics: Metrics
     """Reward statistics over all processes, and times."""
 
 
 class Trainer:
-    """Denoising diffusion policy optimization of a policy under a reward.
+    """Raises the reward of a policy.
 
-    `prompts -> rollout -> decode -> reward -> advantages -> minibatches -> algorithm.loss -> optimizer`.
+    `prompts -> rollout -> decode -> reward -> advantages or weights -> minibatches -> algorithm.loss -> optimizer`.
     """
 
     def __init__(
@@ -53,18 +64,25 @@ class Trainer:
     ) -> None:
         """The policy's trainable parameters get a fresh AdamW (F.6)."""
         self.config, self.policy, self.reward, self.prompts, self.runtime = config, policy, reward, prompts, runtime
-        self.statistics = RunningStatistics(config.advantage.buffer_size, config.advantage.min_count)
+        self.credit = Credit(config, runtime.processes)
         self.parameters = list(policy.parameters())
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = self.new_optimizer()
+
+    def new_optimizer(self) -> torch.optim.AdamW:
+        """Return AdamW over the trainable parameters, its moments at zero."""
+        settings = self.config.optimizer
+        return torch.optim.AdamW(
             self.parameters,
-            lr=config.learning_rate,
-            betas=(config.optimizer.beta1, config.optimizer.beta2),
-            eps=config.optimizer.epsilon,
-            weight_decay=config.optimizer.weight_decay,
+            lr=self.config.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.epsilon,
+            weight_decay=settings.weight_decay,
         )
 
-    def train(self, progress: Progress) -> Iterator[Metrics]:
+    def train(self, progress: Progress, scratch: Path) -> Iterator[Metrics]:
         """Yield the metrics of each iteration after its last update.
+
+        `scratch` is a folder for the samples of a regression that are more than its memory holds.
 
         Raises:
             RewardError: the reward failed; nothing was trained on this iteration's samples.
@@ -72,15 +90,15 @@ class Trainer:
             DivergenceError: a gradient is not finite; the weights are those of the update before.
         """
         for iteration in range(1, self.config.iterations + 1):
-            experience = self.collect(iteration, progress)
+            experience = self.collect(iteration, scratch, progress)
             metrics = self.update(iteration, experience, progress)
             queries = iteration * self.config.samples_per_iteration
             metrics = {"iteration": iteration, "reward_queries": queries, **experience.metrics, **metrics}
             del experience  # its trajectories need not be there when the next are drawn
             yield metrics
 
-    def collect(self, iteration: int, progress: Progress) -> Experience:
-        """Draw this iteration's samples from the policy, score them and turn scores into advantages."""
+    def collect(self, iteration: int, scratch: Path, progress: Progress) -> Experience:
+        """Draw this iteration's samples from the policy, score them, and turn scores into advantages or weights."""
         config, watch = self.config, Stopwatch()
         everyone = self.prompts.draw(
             config.samples_per_iteration,
@@ -90,70 +108,88 @@ class Trainer:
         )
         own = self.runtime.share(config.samples_per_iteration)
         prompts = [everyone[index] for index in own]
-        trajectory = rollout(
-            self.policy,
-            self.policy.encode([prompt.text for prompt in prompts]),
-            sample_seeds(config.seed, Stream.SAMPLE, iteration, own),
-            batch_size=config.batch_size,
-            progress=lambda done: progress("rollout", done, len(own)),
-        )
-        watch.lap("time/rollout")
-        progress("reward", 0, len(own))
-        images = self.policy.decode(trajectory.final)
-        watch.lap("time/decode")
-        reward_B = self._score(images, prompts, own.start)
-        watch.lap("time/reward")
-        advantage_B = self.advantages([prompt.text for prompt in everyone], reward_B)[own.start : own.stop]
+        clean = self._clean_samples(scratch / f"samples-from-{own.start}")
+        trajectories, rewards, problem = list[Trajectory](), list[float](), ""
+        for first, trajectory in self._draw(iteration, own, prompts, progress):
+            if clean is None:
+                trajectories.append(trajectory)
+            else:
+                clean.add(trajectory.final)
+            watch.lap("time/rollout")
+            progress("reward", first, len(own))
+            images = self.policy.decode(trajectory.final)
+            watch.lap("time/decode")
+            try:
+                rewards += self._score(images, prompts[first : first + len(trajectory)], own.start + first)
+            except RewardError as error:
+                problem = str(error)
+                break
+            watch.lap("time/reward")
+        reward_B = self._of_all_processes(rewards, problem)
+        credit_B, metrics = self.credit.assign([prompt.text for prompt in everyone], reward_B, own)
         return Experience(
-            trajectory,
-            torch.as_tensor(advantage_B, dtype=torch.float32, device=trajectory.states.device),
-            reward_statistics(reward_B) | watch.laps,
+            Trajectory.concatenate(trajectories) if clean is None else clean,
+            [prompt.text for prompt in prompts],
+            torch.as_tensor(credit_B, dtype=torch.float32, device=self.policy.device),
+            reward_statistics(reward_B) | metrics | watch.laps,
         )
 
-    def _score(self, images: torch.Tensor, prompts: list[Prompt], first: int) -> NDArray[np.float64]:
-        """Return the rewards of all processes' samples; a failure in one process is raised in all."""
+    def _clean_samples(self, folder: Path) -> CleanSamples | None:
+        """Return where a regression keeps its samples; None where the algorithm needs trajectories."""
+        algorithm = self.config.algorithm
+        if not isinstance(algorithm, WeightedRegression):
+            return None
+        return CleanSamples(folder, memory_bytes=int(algorithm.memory_gb * 1e9))
+
+    def _draw(
+        self, iteration: int, own: range, prompts: list[Prompt], progress: Progress
+    ) -> Iterator[tuple[int, Trajectory]]:
+        """Yield parts of this process's samples, each with the position of its first."""
+        size = math.ceil(PART / self.config.batch_size) * self.config.batch_size
+        for first in range(0, len(own), size):
+            part = slice(first, first + size)
+            trajectory = rollout(
+                self.policy,
+                self.policy.encode([prompt.text for prompt in prompts[part]]),
+                sample_seeds(self.config.seed, Stream.SAMPLE, iteration, own[part]),
+                batch_size=self.config.batch_size,
+                progress=partial(_shifted, progress, first, len(own)),
+            )
+            yield first, trajectory
+
+    def _score(self, images: torch.Tensor, prompts: list[Prompt], first: int) -> list[float]:
         texts, metadata = [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts]
-        own, problem = [], ""
-        try:
-            own = score(self.reward, images, texts, metadata, first_index=first).tolist()
-        except RewardError as error:
-            problem = str(error)
-            if self.runtime.processes == 1:
-                raise
-        everyone = self.runtime.gather([(own, problem)])
+        scores: list[float] = score(self.reward, images, texts, metadata, first_index=first).tolist()
+        return scores
+
+    def _of_all_processes(self, rewards: list[float], problem: str) -> NDArray[np.float64]:
+        """Return the rewards of all processes' samples; a failure in one process is raised in all."""
+        everyone = self.runtime.gather([(rewards, problem)])
         for _, message in everyone:
             if message:
                 raise RewardError(message)
-        return np.asarray([reward for rewards, _ in everyone for reward in rewards])
-
-    def advantages(self, prompts: list[str], reward_B: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the advantages `(B,)` of the samples of all processes, clipped (F.3)."""
-        match self.config.advantage.name:
-            case "running":
-                self.statistics, advantage_B = self.statistics.update(prompts, reward_B)
-            case "batch":
-                advantage_B = batch_advantages(reward_B)
-            case "group":
-                advantage_B = group_advantages(prompts, reward_B)
-            case "leave-one-out":
-                advantage_B = leave_one_out_advantages(prompts, reward_B)
-        limit = self.config.advantage.clip
-        return advantage_B if limit is None else advantage_B.clip(-limit, limit)
+        return np.asarray([reward for part, _ in everyone for reward in part])
 
     def update(self, iteration: int, experience: Experience, progress: Progress) -> Metrics:
-        """Make the iteration's updates: each accumulates gradients over all steps of its samples (F.1)."""
-        config, watch = self.config, Stopwatch()
-        pairs = PairMetrics(experience.trajectory.log_prob_BL.shape[1])
+        """Make the iteration's updates: each accumulates the gradient of its whole minibatch (F.1, F.2)."""
+        config, watch, samples = self.config, Stopwatch(), experience.samples
+        algorithm: Any = config.algorithm  # each takes its own kind of minibatch
         total, norms = config.updates * config.inner_epochs, list[float]()
         start: Metrics = {}
+        if isinstance(samples, Trajectory):
+            pairs = PairMetrics(samples.log_prob_BL.shape[1])
+        else:
+            pairs = PairMetrics(self.policy.schedule.training_timesteps)
+            if algorithm.fresh_optimizer:
+                self.optimizer = self.new_optimizer()
         progress("update", 0, total)
         for number, minibatch in enumerate(self._minibatches(iteration, experience)):
             for batch in passes(minibatch, config.batch_size):
-                loss, metrics = config.algorithm.loss(self.policy, batch)
+                loss, metrics = algorithm.loss(self.policy, batch)
                 self.runtime.backward(loss * (len(batch) / len(minibatch)))
                 pairs.add(batch.step_N, metrics)
-            if number == 0:
-                start = self.check_replay(pairs, experience.trajectory.dimensions)
+            if number == 0 and isinstance(samples, Trajectory):
+                start = self.check_replay(pairs, algorithm.ratio_tolerance(samples.dimensions))
             norm = self.runtime.optimizer_step(self.optimizer, self.parameters, config.max_gradient_norm)
             norms += [] if norm is None else [norm]
             progress("update", number + 1, total)
@@ -166,28 +202,43 @@ class Trainer:
             **watch.laps,
         }
 
-    def _minibatches(self, iteration: int, experience: Experience) -> Iterator[Minibatch]:
-        for epoch in range(self.config.inner_epochs):
-            seed = derive_seed(self.config.seed, Stream.SHUFFLE, iteration, epoch)
+    def _minibatches(self, iteration: int, experience: Experience) -> Iterator[Minibatch | DenoisingBatch]:
+        """Yield a minibatch for each update of the iteration."""
+        config, samples, algorithm = self.config, experience.samples, self.config.algorithm
+        if isinstance(samples, CleanSamples):
+            assert isinstance(algorithm, WeightedRegression)
+            yield from denoising_updates(
+                samples,
+                experience.prompts,
+                experience.credit_B,
+                self.policy.schedule,
+                number=config.updates,
+                size=len(self.runtime.share(algorithm.samples_per_update)),
+                generator=self._generator(Stream.DENOISING, iteration),
+            )
+            return
+        for epoch in range(config.inner_epochs):
             yield from updates(
-                experience.trajectory,
-                experience.advantage_B,
-                number=self.config.updates,
-                timestep_fraction=self.config.timestep_fraction,
-                generator=torch.Generator().manual_seed(seed),
+                samples,
+                experience.credit_B,
+                number=config.updates,
+                timestep_fraction=config.timestep_fraction,
+                generator=self._generator(Stream.SHUFFLE, iteration, epoch),
             )
 
-    def check_replay(self, pairs: PairMetrics, dimensions: int) -> Metrics:
+    def _generator(self, stream: Stream, *position: int) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(self.config.seed, stream, *position))
+
+    def check_replay(self, pairs: PairMetrics, tolerance: float) -> Metrics:
         """Return the largest |ratio - 1| of pairs replayed before the first update, over all processes.
 
         Also for each stretch of the denoising run: the last steps are the most sensitive.
 
         Raises:
-            ReplayError: it exceeds the algorithm's tolerance, a tenth of the clip: the update would be noise.
+            ReplayError: it exceeds `tolerance`, a tenth of the clip: the update would be noise.
         """
         errors = self.runtime.gather(pairs.largest_ratio_errors())
         error, step, _ = max(errors)
-        tolerance = self.config.algorithm.ratio_tolerance(dimensions)
         if not error <= tolerance:
             timestep = int(self.policy.sampler.grid.timestep_T[step])
             raise ReplayError(
@@ -202,24 +253,20 @@ class Trainer:
         return {"ratio/max_error_at_start": error, **worst}
 
 
-def reward_statistics(reward_B: NDArray[np.float64]) -> Metrics:
-    """Return mean, sample standard deviation and standard error of the rewards `(B,)` of an iteration."""
-    std = float(reward_B.std(ddof=1)) if len(reward_B) > 1 else 0.0
-    return {
-        "reward/mean": float(reward_B.mean()),
-        "reward/std": std,
-        "reward/standard_error": std / math.sqrt(len(reward_B)),
-    }
+def _shifted(progress: Progress, first: int, total: int, done: int) -> None:
+    """Report samples of a part that begins at `first`."""
+    progress("rollout", first + done, total)
 
 
 class Stopwatch:
-    """Seconds between laps."""
+    """Seconds between laps, added up by name."""
 
     def __init__(self) -> None:
         self.laps: Metrics = {}
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        """Record the seconds since the last lap under `name`."""
+        """Add the seconds since the last lap to those of `name`."""
         now = time.perf_counter()
-        self.laps[name], self._last = now - self._last, now
+        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
+        self._last = now

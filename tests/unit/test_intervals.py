@@ -37,6 +37,41 @@ def test_bootstrap_agrees_with_scipy():
     assert bootstrap(values) == ours
 
 
+def test_clusters_are_resampled_whole():
+    # against SciPy, resampling (sum, size) of each cluster together; sizes differ, so this is a mean of no means
+    generator = np.random.default_rng(5)
+    sizes = generator.integers(1, 6, 40)
+    labels = np.repeat([f"prompt {index}" for index in range(40)], sizes)
+    values = np.repeat(generator.exponential(size=40), sizes) + 0.3 * generator.normal(size=sizes.sum())
+    sums = np.array([values[labels == f"prompt {index}"].sum() for index in range(40)])
+    theirs = stats.bootstrap(
+        (sums, sizes), lambda s, n, axis: s.sum(axis) / n.sum(axis), paired=True, method="percentile",
+        n_resamples=10_000, rng=1,
+    )  # fmt: skip
+    ours = bootstrap(values, clusters=labels.tolist())
+    assert ours.mean == pytest.approx(values.mean())
+    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.015)
+    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.015)
+    assert ours.error == pytest.approx(theirs.standard_error, rel=0.05)
+    assert ours.number == 40
+    assert ours.high - ours.low > 1.3 * (bootstrap(values).high - bootstrap(values).low)
+
+
+def test_equal_clusters_are_their_means():
+    values = np.random.default_rng(6).normal(size=(12, 4))
+    labels = [prompt for prompt in range(12) for _ in range(4)]
+    ours, means = bootstrap(values.ravel(), clusters=labels), bootstrap(values.mean(1))
+    assert (ours.mean, ours.error) == pytest.approx((means.mean, means.error))
+    assert (ours.low, ours.high) == pytest.approx((means.low, means.high))
+
+
+def test_a_single_cluster_has_no_interval():
+    mean = bootstrap([1.0, 3.0], clusters=["a cat", "a cat"])
+    assert (mean.mean, mean.error, mean.low, mean.high, mean.number) == (2, 0, 2, 2, 1)
+    with pytest.raises(ValueError, match="2 values but 1 cluster"):
+        bootstrap([1.0, 3.0], clusters=["a cat"])
+
+
 @pytest.mark.parametrize("values", [[], [1.0, np.nan], [[1.0]]])
 def test_nothing_is_made_of_nothing(values):
     with pytest.raises(ValueError, match="finite"):

@@ -7,13 +7,33 @@ from typing import Annotated
 from pydantic import Field
 
 from ddpo.algorithms.ddpo import DDPOImportanceSampling, DDPOScoreFunction
+from ddpo.algorithms.rwr import RewardWeightedRegression, SparseRewardWeightedRegression, WeightedRegression
 
-Algorithm = Annotated[DDPOImportanceSampling | DDPOScoreFunction, Field(discriminator="name")]
+Algorithm = Annotated[
+    DDPOImportanceSampling | DDPOScoreFunction | RewardWeightedRegression | SparseRewardWeightedRegression,
+    Field(discriminator="name"),
+]
 """Any algorithm, told apart by `name` in a configuration."""
 
-ALGORITHMS: dict[str, type[DDPOImportanceSampling] | type[DDPOScoreFunction]] = {
+ALGORITHMS: dict[
+    str,
+    type[DDPOImportanceSampling]
+    | type[DDPOScoreFunction]
+    | type[RewardWeightedRegression]
+    | type[SparseRewardWeightedRegression],
+] = {
     "ddpo-is": DDPOImportanceSampling,
     "ddpo-sf": DDPOScoreFunction,
+    "rwr": RewardWeightedRegression,
+    "rwr-sparse": SparseRewardWeightedRegression,
 }
 
-__all__ = ["ALGORITHMS", "Algorithm", "DDPOImportanceSampling", "DDPOScoreFunction"]
+__all__ = [
+    "ALGORITHMS",
+    "Algorithm",
+    "DDPOImportanceSampling",
+    "DDPOScoreFunction",
+    "RewardWeightedRegression",
+    "SparseRewardWeightedRegression",
+    "WeightedRegression",
+]

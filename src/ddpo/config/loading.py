@@ -24,14 +24,16 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
     """Return the configuration of a recipe's name or a YAML file, with `key.path=value` overrides on top.
 
     Naming another algorithm, reward, prompt source or model (`algorithm.name=ddpo-sf`, or `algorithm=ddpo-sf` for
-    short) drops the section's other settings, which belong to the former name.
+    short) drops the section's other settings, which belong to the former name. A file may build on another recipe
+    (`extends: NAME`) and say what an algorithm brings along when it is the one that runs (`algorithms: {NAME: ...}`).
 
     Raises:
         ConfigError: no such recipe or file, malformed YAML or override, or a configuration that cannot run.
     """
     name = str(source) if source is not None else DEFAULT_RECIPE
-    tree = _read(name)
-    recipe = copy.deepcopy(tree)
+    levels = _levels(name)
+    recipe = _compose(levels, _algorithm_of(levels))
+    tree = _compose(levels, _named_algorithm(overrides) or _algorithm_of(levels))
     for override in overrides:
         _apply(tree, override)
     if tree.get("name") is None:
@@ -47,11 +49,74 @@ def recipes() -> Iterator[tuple[str, str]]:
             yield file.name.removesuffix(".yaml"), first.lstrip("# ")
 
 
-def _read(name: str) -> dict[str, Any]:
+def _levels(name: str) -> list[dict[str, Any]]:
+    """Return the trees of a recipe or file and of what it extends, the most basic first."""
+    levels, seen = list[dict[str, Any]](), set[str]()
+    wanted: Any = name
+    while wanted is not None:
+        if wanted in seen:
+            raise ConfigError(f"extends: '{wanted}' extends itself.")
+        seen.add(wanted)
+        levels.insert(0, _read(str(wanted), shared=bool(levels)))
+        wanted = levels[0].pop("extends", None)
+    return levels
+
+
+def _name_of(section: Any) -> str | None:
+    """Return the name of a section, given as a name or a mapping."""
+    name = section.get("name") if isinstance(section, dict) else section
+    return name if isinstance(name, str) else None
+
+
+def _algorithm_of(levels: Sequence[Mapping[str, Any]]) -> str | None:
+    names = [_name_of(level.get("algorithm")) for level in levels]
+    return next((name for name in reversed(names) if name is not None), None)
+
+
+def _named_algorithm(overrides: Sequence[str]) -> str | None:
+    """Return the algorithm that the overrides name last, if any."""
+    values = [value for key, value in map(_split, overrides) if key in ("algorithm", "algorithm.name")]
+    return next((name for name in map(_name_of, reversed(values)) if name is not None), None)
+
+
+def _compose(levels: Sequence[Mapping[str, Any]], algorithm: str | None) -> dict[str, Any]:
+    """Lay the levels over each other, each with what it says for the algorithm that is to run."""
+    tree: dict[str, Any] = {}
+    for level in levels:
+        rest = {key: value for key, value in level.items() if key != "algorithms"}
+        if _name_of(rest.get("algorithm")) not in (algorithm, None):
+            del rest["algorithm"]  # settings of another one, as is how many updates an iteration has
+            rest.pop("updates_per_iteration", None)
+        brought = level.get("algorithms", {})
+        if not isinstance(brought, dict):
+            raise ConfigError("algorithms: must hold an algorithm's name and its settings.")
+        for part in (rest, brought.get(algorithm) or {}):
+            _merge(tree, part)
+    if algorithm is not None:
+        section = tree.get("algorithm")
+        tree["algorithm"] = {**(section if isinstance(section, dict) else {}), "name": algorithm}
+    return tree
+
+
+def _merge(tree: dict[str, Any], over: Mapping[str, Any]) -> None:
+    """Put the settings `over` on top of a tree; a section that has a name of its own takes the place of the former."""
+    for key, value in over.items():
+        former = tree.get(key)
+        renamed = key in _NAMED_SECTIONS and _name_of(value) is not None
+        if isinstance(value, dict) and isinstance(former, dict) and not renamed:
+            _merge(former, value)
+        else:
+            tree[key] = copy.deepcopy(value)
+
+
+def _read(name: str, *, shared: bool) -> dict[str, Any]:
+    """Return the tree of a recipe's name or a file; `shared`: also of the settings that only recipes build on."""
     names = [recipe for recipe, _ in recipes()]
     path = Path(name).expanduser()
     if name in names:
         text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
+    elif shared and (RECIPES / "shared" / f"{name}.yaml").is_file():
+        text = (RECIPES / "shared" / f"{name}.yaml").read_text(encoding="utf-8")
     elif path.is_file():
         text = path.read_text(encoding="utf-8", errors="replace")
     elif path.suffix in (".yaml", ".yml") or "/" in name:
@@ -70,12 +135,9 @@ def _read(name: str) -> dict[str, Any]:
 def _run_name(recipe_name: str, recipe: Mapping[str, Any], tree: Mapping[str, Any]) -> str:
     """Return the recipe's name, or what the run trains where that differs: `redness`, `redness-ddpo-sf`."""
 
-    def name_of(section: Any) -> str:
-        return str(section.get("name") if isinstance(section, dict) else section)
-
-    reward, algorithm = name_of(tree.get("reward")), name_of(tree.get("algorithm"))
-    name = recipe_name if reward == name_of(recipe.get("reward")) else reward.rpartition(":")[2]
-    changed = algorithm != name_of(recipe.get("algorithm"))
+    reward, algorithm = str(_name_of(tree.get("reward"))), str(_name_of(tree.get("algorithm")))
+    name = recipe_name if reward == str(_name_of(recipe.get("reward"))) else reward.rpartition(":")[2]
+    changed = algorithm != str(_name_of(recipe.get("algorithm")))
     return re.sub(r"[^\w.-]+", "-", f"{name}-{algorithm}" if changed else name).strip("-")
 
 
@@ -87,16 +149,23 @@ _EXCLUSIVE = {"clip_range": "clip_nats", "clip_nats": "clip_range"}
 """Settings of an algorithm of which an override of one drops the other."""
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
-    """Set one `key.path=value` in the tree."""
+def _split(override: str) -> tuple[str, Any]:
+    """Return key path and value of `key.path=value`; what is not YAML is text."""
     path, separator, text = override.partition("=")
-    keys = path.strip().split(".")
-    if not separator or not all(keys):
+    if not separator:
         raise ConfigError(f"'{override}' is not of the form key=value, such as learning_rate=3e-4.")
     try:
-        value = yaml.safe_load(text)
+        return path.strip(), yaml.safe_load(text)
     except yaml.YAMLError:
-        value = text
+        return path.strip(), text
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Set one `key.path=value` in the tree."""
+    path, value = _split(override)
+    keys = path.split(".")
+    if not all(keys):
+        raise ConfigError(f"'{override}' is not of the form key=value, such as learning_rate=3e-4.")
     section = keys[0]
     if section in _SECTIONS_WITH_NAME:
         if isinstance(tree.get(section), str):
@@ -113,8 +182,6 @@ def _keep_if_named(tree: dict[str, Any], section: str, name: Any) -> None:
     present = tree.get(section)
     if not (isinstance(present, dict) and present.get("name") == name):
         tree[section] = {}
-        if section == "algorithm":  # how many updates an iteration has is the algorithm's own choice
-            tree.pop("updates_per_iteration", None)
 
 
 def _set(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ddpo.algorithms import Algorithm, DDPOImportanceSampling
+from ddpo.algorithms import Algorithm, DDPOImportanceSampling, WeightedRegression
 from ddpo.policies.loading import ModelSource
 from ddpo.policies.lora import LoRA
 
@@ -91,6 +91,9 @@ class EvaluationConfig(_Section):
     """Iterations between evaluations; null: only before and after training."""
     rewards: list[str | dict[str, Any]] = []
     """Rewards measured on the fixed samples besides the trained one."""
+    kl_to_base: bool = False
+    """Measure the divergence from the base model in nats per trajectory: one more pass of the network a step, and a
+    copy of the trained parameters in the CPU's memory."""
 
 
 class TrainConfig(_Section):
@@ -119,7 +122,7 @@ class TrainConfig(_Section):
     samples_per_prompt: int = Field(default=1, ge=1)
     """Consecutive samples that share a drawn prompt."""
     updates_per_iteration: int | None = Field(default=None, ge=1)
-    """Optimizer steps in one inner epoch; null: the algorithm's (4 for ddpo-is, 1 for ddpo-sf)."""
+    """Optimizer steps in one inner epoch; null: the algorithm's (4 for ddpo-is, 1 for ddpo-sf, 400 for rwr)."""
     inner_epochs: int = Field(default=1, ge=1)
     """Passes over an iteration's samples."""
     timestep_fraction: float = Field(default=1.0, gt=0, le=1)
@@ -134,7 +137,7 @@ class TrainConfig(_Section):
     cfg_training: bool = True
     """Train through both branches of the guided prediction (G.1)."""
     advantage: AdvantageConfig = AdvantageConfig()
-    """Normalisation of rewards."""
+    """Normalisation of rewards for policy gradients; rwr and rwr-sparse weigh samples instead."""
 
     learning_rate: float = Field(default=1e-5, gt=0)
     """Learning rate of AdamW."""
@@ -176,16 +179,18 @@ class TrainConfig(_Section):
     def _sizes_fit(self) -> TrainConfig:
         updates = self.algorithm.default_updates if self.updates_per_iteration is None else self.updates_per_iteration
         object.__setattr__(self, "updates_per_iteration", updates)
+        divisors = {"samples_per_prompt": self.samples_per_prompt}
+        if isinstance(self.algorithm, WeightedRegression):
+            self._check_regression(self.algorithm)
+        else:
+            divisors["updates_per_iteration"] = updates
         limit = self.algorithm.max_updates
         if limit is not None and updates * self.inner_epochs > limit:
             raise ValueError(
                 f"updates_per_iteration: {self.algorithm.name} is on-policy and makes {limit} update an iteration, "
                 f"not {updates * self.inner_epochs}; use algorithm=ddpo-is for more"
             )
-        for name, divisor in (
-            ("updates_per_iteration", updates),
-            ("samples_per_prompt", self.samples_per_prompt),
-        ):
+        for name, divisor in divisors.items():
             if self.samples_per_iteration % divisor:
                 raise ValueError(
                     f"samples_per_iteration: {self.samples_per_iteration} does not divide by {name} ({divisor}); "
@@ -197,6 +202,11 @@ class TrainConfig(_Section):
                 "2 or more"
             )
         return self
+
+    def _check_regression(self, algorithm: WeightedRegression) -> None:
+        for name, value in (("inner_epochs", self.inner_epochs), ("timestep_fraction", self.timestep_fraction)):
+            if value != 1:
+                raise ValueError(f"{name}: {algorithm.name} draws its own timesteps; leave {name} at 1")
 
     @property
     def updates(self) -> int:

@@ -32,7 +32,8 @@ class StableDiffusionSettings:
     guidance_scale: float = 5.0
     """w of eq. 5; 1 switches guidance off."""
     cfg_training: bool = True
-    """Gradient through both branches of the guided prediction (G.1); False: the unconditional one is held fixed."""
+    """Train the guided prediction through both branches (G.1). False: replay holds the unconditional one fixed, and
+    regression trains the conditional one alone."""
     precision: Precision = "fp32"
     """Arithmetic of the UNet; trainable weights, latents and log-probabilities stay in float32."""
     lora: LoRA = field(default_factory=LoRA)
@@ -66,8 +67,8 @@ class StableDiffusionPolicy:
                 f"model: its UNet takes {self._unet.config.in_channels} channels but latents have "
                 f"{self._vae.config.latent_channels}; ddpo trains text-to-image models, not inpainting or depth."
             )
-        schedule = NoiseSchedule.from_config(pipeline.scheduler.config)
-        self.sampler = Sampler.create(schedule, settings.sampler, settings.steps, settings.eta)
+        self.schedule = NoiseSchedule.from_config(pipeline.scheduler.config)
+        self.sampler = Sampler.create(self.schedule, settings.sampler, settings.steps, settings.eta)
         size = self._unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         self.sample_shape: tuple[int, ...] = (self._unet.config.in_channels, height, width)
@@ -161,10 +162,16 @@ class StableDiffusionPolicy:
 
     def step(self, x: Tensor, step_B: Tensor, conditioning: Conditioning) -> Gaussian:
         """Return the Gaussian of denoising step `step_B` `(B,)` at latents `x` `(B, C, H, W)`."""
-        prediction = self._predict(x, self.sampler.timestep(step_B), conditioning)
+        prediction = self._guided_prediction(x, self.sampler.timestep(step_B), conditioning)
         return self.sampler.gaussian(x, prediction, step_B)
 
-    def _predict(self, x: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, x: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
+        """Return the prediction that regression trains: guided with CFG training (G.1), else the conditional one."""
+        if self._settings.cfg_training:
+            return self._guided_prediction(x, timestep_B, conditioning)
+        return self._forward(x, timestep_B, conditioning["prompt"])
+
+    def _guided_prediction(self, x: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
         """Return the guided prediction w eps(x, c) + (1 - w) eps(x) of eq. 5, float32."""
         if not self._guided:
             return self._forward(x, timestep_B, conditioning["prompt"])

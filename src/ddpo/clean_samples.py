@@ -1,0 +1,75 @@
+"""The clean samples of an iteration, which regression trains on: in memory, beyond a limit in shards on disk."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+_NAME = "samples"
+"""The tensor in a shard."""
+
+
+@dataclass(frozen=True)
+class _Shard:
+    file: Path
+    number: int
+
+    def __len__(self) -> int:
+        return self.number
+
+
+class CleanSamples:
+    """Samples `x_0` `(B, ...)` float32 in the order they came."""
+
+    def __init__(self, folder: Path, *, memory_bytes: int) -> None:
+        """`folder` is emptied; once `memory_bytes` are full it gets a safetensors file for each later `add`."""
+        shutil.rmtree(folder, ignore_errors=True)
+        self._folder, self._left = folder, memory_bytes
+        self._parts: list[Tensor | _Shard] = []
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self._parts)
+
+    def add(self, samples: Tensor) -> None:
+        """Append samples `(B, ...)` from any device.
+
+        Raises:
+            OSError: a shard cannot be written.
+        """
+        samples = samples.detach().to("cpu", torch.float32).contiguous()
+        if samples.nbytes <= self._left:
+            self._left -= samples.nbytes
+            self._parts.append(samples.clone())
+            return
+        self._left = 0  # what follows a shard is in shards
+        self._folder.mkdir(parents=True, exist_ok=True)
+        shard = _Shard(self._folder / f"samples-{len(self._parts):06d}.safetensors", len(samples))
+        save_file({_NAME: samples}, shard.file)
+        self._parts.append(shard)
+
+    def take(self, index_N: Tensor) -> Tensor:
+        """Return the samples `(N, ...)` float32 at `index_N` `(N,)` int64, reading no more of a shard than these."""
+        rows: list[Tensor | None] = [None] * len(index_N)
+        first = 0
+        for part in self._parts:
+            inside = ((index_N >= first) & (index_N < first + len(part))).nonzero().flatten().tolist()
+            for place, row in zip(inside, _rows(part, (index_N[inside] - first).tolist()), strict=True):
+                rows[place] = row
+            first += len(part)
+        return torch.stack([row for row in rows if row is not None])
+
+
+def _rows(part: Tensor | _Shard, indices: list[int]) -> list[Tensor]:
+    if isinstance(part, Tensor):
+        return [part[index] for index in indices]
+    if not indices:
+        return []
+    with safe_open(part.file, framework="pt") as file:
+        stored = file.get_slice(_NAME)
+        return [stored[index : index + 1][0] for index in indices]

@@ -1,0 +1,66 @@
+"""From rewards to what the update phase multiplies each sample by: an advantage (F.3) or a weight (C.2)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddpo.advantages import RunningStatistics, batch_advantages, group_advantages, leave_one_out_advantages
+from ddpo.algorithms import WeightedRegression
+from ddpo.config import TrainConfig
+from ddpo.weights import effective_samples
+
+Metrics = dict[str, float]
+
+
+class Credit:
+    """Assigns advantages or weights; keeps the running reward statistics of a run."""
+
+    def __init__(self, config: TrainConfig, processes: int) -> None:
+        self.config, self.processes = config, processes
+        self.statistics = RunningStatistics(config.advantage.buffer_size, config.advantage.min_count)
+
+    def assign(
+        self, prompts: list[str], reward_B: NDArray[np.float64], own: range
+    ) -> tuple[NDArray[np.float64], Metrics]:
+        """Return the advantages or weights of this process's samples, `own`, and metrics of the weights.
+
+        `prompts` and `reward_B` `(B,)` are those of all processes.
+        """
+        part = slice(own.start, own.stop)
+        algorithm = self.config.algorithm
+        if not isinstance(algorithm, WeightedRegression):
+            return self.advantages(prompts, reward_B)[part], {}
+        weight_B = algorithm.weights(prompts, reward_B)
+        kept_B = weight_B > 0
+        # A process draws minibatches from the samples it kept. Scaled by how many these are of an even share, the mean
+        # over processes is the mean over all kept samples.
+        share = kept_B[part].sum() * self.processes / kept_B.sum()
+        metrics = {"weight/kept": float(kept_B.mean()), "weight/effective_samples": effective_samples(weight_B)}
+        return weight_B[part] * share, metrics
+
+    def advantages(self, prompts: list[str], reward_B: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the advantages `(B,)` of the samples of all processes, clipped (F.3)."""
+        match self.config.advantage.name:
+            case "running":
+                self.statistics, advantage_B = self.statistics.update(prompts, reward_B)
+            case "batch":
+                advantage_B = batch_advantages(reward_B)
+            case "group":
+                advantage_B = group_advantages(prompts, reward_B)
+            case "leave-one-out":
+                advantage_B = leave_one_out_advantages(prompts, reward_B)
+        limit = self.config.advantage.clip
+        return advantage_B if limit is None else advantage_B.clip(-limit, limit)
+
+
+def reward_statistics(reward_B: NDArray[np.float64]) -> Metrics:
+    """Return mean, sample standard deviation and standard error of the rewards `(B,)` of an iteration."""
+    std = float(reward_B.std(ddof=1)) if len(reward_B) > 1 else 0.0
+    return {
+        "reward/mean": float(reward_B.mean()),
+        "reward/std": std,
+        "reward/standard_error": std / math.sqrt(len(reward_B)),
+    }
