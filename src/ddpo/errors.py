@@ -38,6 +38,10 @@ class RunFolderError(DDPOError):
     """A run folder that would be overwritten, or lacks what is asked of it."""
 
 
+class ExperimentError(DDPOError):
+    """An experiment that does not exist or is malformed, or whose runs failed."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the valid name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)

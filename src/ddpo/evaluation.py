@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ddpo.diversity import diversity
 from ddpo.errors import RewardError
 from ddpo.policy import Policy
 from ddpo.prompts.source import Prompt, PromptSource
 from ddpo.randomness import Stream, sample_seeds
-from ddpo.report.grid import draw_before_after, draw_grid
+from ddpo.reference import BaseParameters, kl_to_base
+from ddpo.report.grid import draw_before_after, draw_grid, draw_tiles, tile_columns
 from ddpo.rewards import NamedReward, score, to_uint8
+from ddpo.rollout import rollout
 from ddpo.run_folder import RunFolder
-from ddpo.sampling import draw
+from ddpo.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,22 @@ class Evaluation:
     scores: dict[str, NDArray[np.float64]]
     """Each measured reward's `(B,)` scores, by the reward's key; the trained reward comes first."""
 
+    kl_to_base: float | None = None
+    """Mean divergence of the trajectories from the base model, nats; None: not measured."""
+
+    @cached_property
+    def diversity(self) -> float | None:
+        """Mean root mean square difference of two samples' pixels, scale 0 to 1; None with a single sample."""
+        return diversity(self.pixels)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What was measured, named as in docs/metrics.md."""
+        measured = {f"{name}/mean": mean for name, mean in self.means.items()}
+        measured |= {"diversity": self.diversity} if self.diversity is not None else {}
+        measured |= {"kl_to_base": self.kl_to_base} if self.kl_to_base is not None else {}
+        return {f"evaluation/{name}": value for name, value in measured.items()}
+
     @property
     def means(self) -> dict[str, float]:
         """Mean score of each measured reward."""
@@ -39,13 +60,27 @@ class Evaluator:
     """Draws the fixed samples of a run and keeps their pictures."""
 
     def __init__(
-        self, source: PromptSource, rewards: Sequence[NamedReward], *, number: int, seed: int, batch_size: int
+        self,
+        source: PromptSource,
+        rewards: Sequence[NamedReward],
+        *,
+        number: int,
+        seed: int,
+        batch_size: int,
+        base: BaseParameters | None = None,
     ) -> None:
-        """`rewards` are the trained reward and the others to measure, scored in that order."""
+        """`rewards` are the trained reward and the others to measure, scored in that order.
+
+        With `base` the divergence from it is measured too.
+        """
         self._prompts: list[Prompt] = source.fixed(number)
         self._seeds = sample_seeds(seed, Stream.FIXED_SAMPLE, 0, range(number))
         self._batch_size = min(batch_size, number)
-        self.rewards = list({reward.key: reward for reward in reversed(rewards)}.values())[::-1]
+        self._base = base
+        first_of_key = {
+            reward.key: reward for reward in reversed(rewards)
+        }  # the trained reward before one only measured
+        self.rewards = [first_of_key[key] for key in dict.fromkeys(reward.key for reward in rewards)]
         self.not_measured: list[str] = []
         """Why other rewards than the trained one cannot be measured on these prompts."""
 
@@ -59,7 +94,8 @@ class Evaluator:
         """
         texts = [prompt.text for prompt in self._prompts]
         metadata = [prompt.metadata for prompt in self._prompts]
-        images = draw(policy, texts, self._seeds, batch_size=self._batch_size)
+        trajectory = rollout(policy, policy.encode(texts), self._seeds, batch_size=self._batch_size)
+        images = policy.decode(trajectory.final)
         trained, *others = self.rewards
         scores = {trained.key: score(trained, images, texts, metadata)}
         for reward in others:
@@ -68,22 +104,39 @@ class Evaluator:
             except RewardError as error:
                 self.rewards.remove(reward)
                 self.not_measured.append(str(error))
-        return Evaluation(iteration, to_uint8(images.numpy()), scores)
+        return Evaluation(iteration, to_uint8(images.numpy()), scores, self._divergence(policy, trajectory))
+
+    def _divergence(self, policy: Policy, trajectory: Trajectory) -> float | None:
+        if self._base is None:
+            return None
+        return float(kl_to_base(policy, self._base, trajectory, batch_size=self._batch_size).mean())
 
     def write(self, folder: RunFolder, evaluation: Evaluation) -> None:
-        """Write the grid with captions, and a record of prompts, seeds and scores."""
-        grid, _ = folder.sample_files(evaluation.iteration)
+        """Write the grid with captions, the bare pictures, and the record of what was measured."""
+        files = folder.sample_files(evaluation.iteration)
         title = f"after {evaluation.iteration} iterations" if evaluation.iteration else "before training"
-        draw_grid(evaluation.pixels, self._captions(evaluation), grid, title=title)
-        record = [
-            {
-                "prompt": prompt.text,
-                "seed": seed,
-                "rewards": {name: float(score_B[index]) for name, score_B in evaluation.scores.items()},
-            }
-            for index, (prompt, seed) in enumerate(zip(self._prompts, self._seeds, strict=True))
-        ]
-        folder.write_sample_record(evaluation.iteration, record)
+        draw_grid(evaluation.pixels, self._captions(evaluation), files.grid, title=title)
+        draw_tiles(evaluation.pixels, files.tiles)
+        folder.write_sample_record(evaluation.iteration, self._record(evaluation, files.tiles.name))
+
+    def _record(self, evaluation: Evaluation, tiles: str) -> dict[str, Any]:
+        number, height, width, _ = evaluation.pixels.shape
+        return {
+            "iteration": evaluation.iteration,
+            "tiles": {"file": tiles, "columns": tile_columns(number), "width": width, "height": height},
+            "diversity": evaluation.diversity,
+            "kl_to_base": evaluation.kl_to_base,
+            "trained_reward": next(iter(evaluation.scores)),
+            "labels": {reward.key: reward.label for reward in self.rewards},
+            "samples": [
+                {
+                    "prompt": prompt.text,
+                    "seed": seed,
+                    "rewards": {name: float(score_B[index]) for name, score_B in evaluation.scores.items()},
+                }
+                for index, (prompt, seed) in enumerate(zip(self._prompts, self._seeds, strict=True))
+            ],
+        }
 
     def write_before_after(self, folder: RunFolder, before: Evaluation, after: Evaluation) -> None:
         """Write one picture of the fixed samples at two moments."""

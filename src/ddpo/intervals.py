@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
 
 LEVEL = 0.95
 """Coverage of every interval."""
@@ -17,7 +20,7 @@ class Mean:
 
     mean: float
     error: float
-    """Standard error: sample standard deviation over sqrt(n); 0 for a single value."""
+    """Standard error of the mean: sample standard deviation over sqrt(n); 0 for a single value."""
     low: float
     high: float
     number: int
@@ -44,20 +47,40 @@ def over_seeds(values: ArrayLike) -> Mean:
     return Mean(mean, error, mean - reach, mean + reach, len(value_N))
 
 
-def bootstrap(values: ArrayLike, *, seed: int = 0, resamples: int = 10_000) -> Mean:
-    """Return the mean of `(N,)` values, such as paired differences, with the percentile bootstrap interval."""
+def bootstrap(
+    values: ArrayLike, *, clusters: Sequence[Hashable] | None = None, seed: int = 0, resamples: int = 10_000
+) -> Mean:
+    """Return the mean of `(N,)` values, such as paired differences, with the percentile bootstrap interval.
+
+    Values of one cluster, such as several samples of a prompt, are not independent of each other: with `clusters`,
+    a label a value, whole clusters are resampled, `error` is the linearised standard error of the mean over clusters
+    (their sums over their sizes), and `number` counts clusters. Without it every value is a cluster of its own.
+
+    Raises ValueError when there are not as many labels as values.
+    """
     value_N = _finite(values)
-    if len(value_N) == 1:
-        return over_seeds(value_N)
+    sum_C, size_C = _clustered(value_N, range(len(value_N)) if clusters is None else clusters)
+    number, mean = len(sum_C), float(value_N.mean())
+    if number == 1:
+        return Mean(mean, 0.0, mean, mean, 1)
     generator = np.random.default_rng(seed)
-    weights = generator.multinomial(len(value_N), np.full(len(value_N), 1 / len(value_N)), size=resamples)
-    means = weights @ value_N / len(value_N)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    error = float(value_N.std(ddof=1) / np.sqrt(len(value_N)))
-    return Mean(float(value_N.mean()), error, float(low), float(high), len(value_N))
+    weights = generator.multinomial(number, np.full(number, 1 / number), size=resamples)
+    low, high = np.quantile((weights @ sum_C) / (weights @ size_C), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    residual_C = sum_C - mean * size_C
+    error = float(np.sqrt(number / (number - 1) * np.square(residual_C).sum()) / len(value_N))
+    return Mean(mean, error, float(low), float(high), number)
 
 
-def _finite(values: ArrayLike) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _clustered(value_N: Array, clusters: Sequence[Hashable]) -> tuple[Array, Array]:
+    """Return the sum `(C,)` and the size `(C,)` of each cluster, in order of appearance."""
+    if len(clusters) != len(value_N):
+        raise ValueError(f"{len(value_N)} values but {len(clusters)} cluster labels")
+    place = {label: index for index, label in enumerate(dict.fromkeys(clusters))}
+    index_N = np.array([place[label] for label in clusters])
+    return np.bincount(index_N, weights=value_N).astype(np.float64), np.bincount(index_N).astype(np.float64)
+
+
+def _finite(values: ArrayLike) -> Array:
     value_N = np.asarray(values, dtype=np.float64)
     if value_N.ndim != 1 or len(value_N) == 0 or not np.isfinite(value_N).all():
         raise ValueError(f"expected at least one finite value in a row, got {value_N!r}")

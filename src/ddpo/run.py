@@ -12,7 +12,9 @@ from ddpo.distributed import Runtime
 from ddpo.evaluation import Evaluation, Evaluator
 from ddpo.policy import Policy
 from ddpo.prompts import PromptSource, load_prompts
+from ddpo.reference import BaseParameters
 from ddpo.report.curve import draw_curve
+from ddpo.report.page import write_page
 from ddpo.rewards import Reward, anchored, load_reward, reference
 from ddpo.run_folder import RunFolder
 from ddpo.sampling import load_policy
@@ -65,8 +67,9 @@ def train(
     )
     runtime.share(config.samples_per_iteration // config.updates)
     trainer = Trainer(config, load_policy(config, runtime.device), trained, source, runtime)
+    base = BaseParameters(trainer.policy.parameters()) if config.evaluation.kl_to_base else None
     evaluator = Evaluator(
-        source, measured, number=config.evaluation.number, seed=config.seed, batch_size=config.batch_size
+        source, measured, number=config.evaluation.number, seed=config.seed, batch_size=config.batch_size, base=base
     )
     shown = display if display is not None and runtime.is_main else QuietDisplay()
     with shown:
@@ -122,12 +125,13 @@ class _Run:
         runtime.start_tracking(name, self.config.model_dump(mode="json"), self.folder.path)
         after, interrupted = before, False
         try:
-            for metrics in self.trainer.train(self.display.phase):
+            for metrics in self.trainer.train(self.display.phase, self.folder.scratch):
                 after = self._record(metrics, after)
         except KeyboardInterrupt:
             interrupted = True
             self.display.message("Interrupted: saving the model as it is.")
         finally:
+            shutil.rmtree(self.folder.scratch, ignore_errors=True)
             self._save()
             runtime.stop_tracking()
         if interrupted or after.iteration != self.done:
@@ -135,6 +139,7 @@ class _Run:
         if self.writes:
             self._draw_curve()
             self.evaluator.write_before_after(self.folder, before, after)
+            self._write_report()
         runtime.wait()
         labels = {reward.key: reward.label for reward in self.evaluator.rewards}
         return TrainResult(self.folder, self.metrics, before, after, labels, interrupted, self.writes)
@@ -145,7 +150,7 @@ class _Run:
         if every is not None and self.done % every == 0:
             after = self._evaluate(self.done)
             self._save()
-            metrics = metrics | {f"evaluation/{name}/mean": mean for name, mean in after.means.items()}
+            metrics = metrics | after.metrics
         self.metrics.append(metrics)
         if self.writes:
             self.folder.append_metrics(metrics)
@@ -171,6 +176,16 @@ class _Run:
         if self.metrics:
             title = f"{self.config.name or 'run'}: {self.config.algorithm.name}"
             draw_curve(self.metrics, self.folder.curve, title=title, label=self.trainer.reward.label)
+
+    def _write_report(self) -> None:
+        """Write the run as one page; whatever goes wrong with it is said and does not take the trained model along."""
+        try:
+            write_page([self.folder.read()], self.folder.report)
+        except Exception as error:
+            self.display.message(
+                f"The report was not written: {type(error).__name__}: {error}. "
+                f"`ddpo report {self.folder.path}` writes it again."
+            )
 
 
 def save_whole(policy: Policy, folder: Path) -> None:

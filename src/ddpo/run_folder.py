@@ -2,9 +2,11 @@
 
 config.yaml      the resolved configuration; `ddpo train config.yaml` repeats the run
 metrics.jsonl    one JSON object per iteration, keys from docs/metrics.md
-samples/         the fixed prompts and seeds through training: a grid and a JSON of captions and rewards each
+samples/         the fixed prompts and seeds through training: a grid with captions, the bare pictures and a JSON
+                 record each (docs/metrics.md)
 curve.png        reward against reward queries
 before-after.png the fixed samples before and after training
+report.html      all of it as one page (docs/report.md)
 model/           the result
 """
 
@@ -14,13 +16,27 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import yaml
 
 from ddpo.errors import RunFolderError
 from ddpo.files import write_atomically
+from ddpo.report.record import EvaluationRecord, RunRecord, comparable
 
 RUNS = Path("runs")
 """Where runs go that are given no folder."""
+
+
+class SampleFiles(NamedTuple):
+    """The files of one evaluation."""
+
+    grid: Path
+    """The fixed samples with captions."""
+    record: Path
+    """JSON of what was measured."""
+    tiles: Path
+    """The bare pictures, for programs."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +79,9 @@ class RunFolder:
         """
         folder = cls(path)
         if not folder.config.is_file():
-            raise RunFolderError(f"{path} is not a run folder: it has no {folder.config.name}.")
+            raise RunFolderError(
+                f"{path} is not a run folder: it has no {folder.config.name}; give a folder that `ddpo train` wrote."
+            )
         return folder
 
     @property
@@ -92,14 +110,24 @@ class RunFolder:
         return self.path / "before-after.png"
 
     @property
+    def report(self) -> Path:
+        """The run as one page."""
+        return self.path / "report.html"
+
+    @property
+    def scratch(self) -> Path:
+        """Samples of an iteration that memory does not hold; gone when the run ends."""
+        return self.path / "scratch"
+
+    @property
     def model(self) -> Path:
         """The trained weights."""
         return self.path / "model"
 
-    def sample_files(self, iteration: int) -> tuple[Path, Path]:
-        """Return the grid and the JSON record of the fixed samples drawn after `iteration` iterations."""
-        stem = f"iteration-{iteration:06d}"
-        return self.samples / f"{stem}.png", self.samples / f"{stem}.json"
+    def sample_files(self, iteration: int) -> SampleFiles:
+        """Return the files of the fixed samples drawn after `iteration` iterations."""
+        stem = self.samples / f"iteration-{iteration:06d}"
+        return SampleFiles(Path(f"{stem}.png"), Path(f"{stem}.json"), Path(f"{stem}-tiles.png"))
 
     def write_config(self, text: str) -> None:
         """Write the resolved configuration."""
@@ -111,14 +139,86 @@ class RunFolder:
             file.write(json.dumps(metrics, allow_nan=False) + "\n")
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """Return the metrics of all iterations so far."""
+        """Return the metrics of all iterations so far; a last line that is still being written does not count.
+
+        Raises:
+            RunFolderError: a line is not a JSON object.
+        """
         if not self.metrics.is_file():
             return []
-        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines() if line]
+        text = self.metrics.read_text(encoding="utf-8", errors="replace")
+        whole = text[: text.rfind("\n") + 1]
+        return [self._metrics_of(number, line) for number, line in enumerate(whole.splitlines(), 1) if line.strip()]
 
-    def write_sample_record(self, iteration: int, record: Sequence[Mapping[str, Any]]) -> None:
-        """Write prompt, seed and rewards of the fixed samples."""
-        write_atomically(self.sample_files(iteration)[1], json.dumps(record, indent=1).encode())
+    def _metrics_of(self, number: int, line: str) -> dict[str, float]:
+        try:
+            metrics = json.loads(line)
+        except json.JSONDecodeError:
+            metrics = None
+        if not isinstance(metrics, dict):
+            raise RunFolderError(
+                f"{self.metrics}: line {number} is not a JSON object; remove the line to read the rest."
+            )
+        return metrics
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the configuration as it stands in the file, also of a version that knew other keys.
+
+        Raises:
+            RunFolderError: it is not YAML that holds keys and values.
+        """
+        try:
+            config = yaml.safe_load(self.config.read_text(encoding="utf-8", errors="replace"))
+        except yaml.YAMLError as error:
+            raise RunFolderError(f"{self.config} is not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(config, dict):
+            raise RunFolderError(f"{self.config} must hold keys and values, not a {type(config).__name__}.")
+        return config
+
+    def read_evaluations(self) -> tuple[list[EvaluationRecord], list[str]]:
+        """Return the records of the fixed samples by iteration, and a sentence on each that cannot be read."""
+        records, problems = [], []
+        for path in sorted(self.samples.glob("iteration-*.json")):
+            try:
+                data = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+                records.append(EvaluationRecord.parse(data, self.samples))
+            except (OSError, ValueError) as error:
+                problems.append(f"{path.name} cannot be read and is left out: {error}.")
+        return records, problems
+
+    def read(self, name: str | None = None) -> RunRecord:
+        """Return everything a report shows of the run, called `name` or else as its folder.
+
+        Raises:
+            RunFolderError: the configuration or the metrics cannot be read.
+        """
+        records, problems = self.read_evaluations()
+        evaluations, left_out = comparable(records)
+        return RunRecord(
+            name or self.path.resolve().name,
+            self.read_config(),
+            self.config.read_text(encoding="utf-8", errors="replace"),
+            self.read_metrics(),
+            evaluations,
+            [*problems, *left_out],
+        )
+
+    def write_sample_record(self, iteration: int, record: Mapping[str, Any]) -> None:
+        """Write what was measured on the fixed samples, as in docs/metrics.md."""
+        write_atomically(self.sample_files(iteration).record, json.dumps(record, indent=1, allow_nan=False).encode())
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Return as many last parts of each path as tell all of them apart; the same path twice is numbered."""
+    parts = [path.resolve().parts for path in paths]
+    deepest = max(len(each) for each in parts)
+    names = ["/".join(each[-1:]) for each in parts]
+    for depth in range(2, deepest + 1):
+        if len(set(names)) == len(names):
+            break
+        names = ["/".join(each[-depth:]) for each in parts]
+    seen = [names[: index + 1].count(name) for index, name in enumerate(names)]
+    return [name if number == 1 else f"{name} ({number})" for name, number in zip(names, seen, strict=True)]
 
 
 def _free(path: Path) -> Path:

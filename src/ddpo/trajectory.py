@@ -61,6 +61,8 @@ class Trajectory:
     @staticmethod
     def concatenate(parts: Sequence[Trajectory]) -> Trajectory:
         """Join trajectories along the sample axis."""
+        if len(parts) == 1:
+            return parts[0]
         return Trajectory(
             conditioning={
                 name: torch.cat([part.conditioning[name] for part in parts]) for name in parts[0].conditioning

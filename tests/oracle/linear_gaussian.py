@@ -59,6 +59,7 @@ class LinearGaussianPolicy:
     """The `Policy` of the module's description; float32 like any other."""
 
     def __init__(self, sampler: Sampler, theta: Parameters) -> None:
+        self.schedule = NoiseSchedule.from_config(CONFIG)
         self.sampler = sampler
         self.sample_shape: tuple[int, ...] = tuple(theta.weight.shape)
         self.device = torch.device("cpu")
@@ -68,8 +69,11 @@ class LinearGaussianPolicy:
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         return {}
 
+    def predict(self, x: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
+        return self.weight * x + self.bias
+
     def step(self, x: Tensor, step_B: Tensor, conditioning: Conditioning) -> Gaussian:
-        return self.sampler.gaussian(x, self.weight * x + self.bias, step_B)
+        return self.sampler.gaussian(x, self.predict(x, step_B, conditioning), step_B)
 
     def decode(self, samples: Tensor) -> Tensor:
         return samples
@@ -177,6 +181,23 @@ def surrogate(chain: Chain, reward: Reward, old: Parameters, new: Parameters) ->
         [expected_reward(chain, reward, [moving if i == t else old for i in range(T)]) for t in range(chain.length)]
     ).sum()
     return total.detach(), torch.cat(torch.autograd.grad(total, list(moving)))
+
+
+def regression_optimum(clean: Tensor, weight_B: Tensor) -> Parameters:
+    """The theta that minimises the weighted denoising loss of samples `(B, D)`, in closed form.
+
+    With x_t = sqrt(a) x_0 + sqrt(1 - a) eps, t uniform over the 20 timesteps, and eps(x) = weight x + bias, per
+    dimension, least squares gives weight = Cov(x_t, eps) / Var(x_t) and bias = E[eps] - weight E[x_t]. Means are over
+    weighted samples, noise and timesteps: E[eps] = 0, Cov(x_t, eps) = E sqrt(1 - a), E[x_t] = E[sqrt(a)] E_w[x_0],
+    E[x_t^2] = E[a] E_w[x_0^2] + E[1 - a].
+    """
+    beta = torch.linspace(0.1, 0.2, 20, dtype=torch.float64)
+    a_T = torch.cumprod(1 - beta, 0)
+    share_B = (weight_B / weight_B.sum()).double()[:, None]
+    mean, square = (share_B * clean.double()).sum(0), (share_B * clean.double().square()).sum(0)
+    mean_t = a_T.sqrt().mean() * mean
+    weight = (1 - a_T).sqrt().mean() / (a_T.mean() * square + (1 - a_T).mean() - mean_t.square())
+    return Parameters(weight, -weight * mean_t)
 
 
 def sampler(steps: int, eta: float, *, set_alpha_to_one: bool, name: str = "ddim") -> Sampler:

@@ -1,9 +1,12 @@
 import re
+from importlib import resources
 
 import pytest
+import torch
 
-from ddpo.errors import PromptError
+from ddpo.errors import PromptError, RewardError
 from ddpo.prompts import Prompt, available_prompts, load_prompts, with_article
+from ddpo.rewards import load_reward
 
 # The table of F.7 read row by row, typed from the paper independently of the code: alphabetical here.
 F7 = """
@@ -24,6 +27,43 @@ def test_simple_animals():
     assert source.prompts[0] == Prompt("a cat", {"animal": "cat"})
     assert [t for t in texts(source) if t.startswith("an ")] == ["an ant"]
     assert source.name == "simple-animals"
+
+
+def test_simple_animals_are_cut_into_those_to_train_on_and_those_held_out():
+    everything = texts(load_prompts({"name": "simple-animals", "part": "all"}))
+    train = texts(load_prompts({"name": "simple-animals", "part": "train"}))
+    held_out = texts(load_prompts({"name": "simple-animals", "part": "held-out"}))
+    assert (len(train), len(held_out)) == (30, 15)
+    assert sorted(train + held_out) == sorted(everything)
+    assert everything == texts(load_prompts("simple-animals"))
+    # the last of each three in the rows of F.7, read from the paper
+    assert held_out == [
+        *("a horse", "a zebra", "a sheep", "a goat", "a bear", "a wolf", "an ant", "a shark", "a squirrel"),
+        *("a snake", "a chicken", "a bee", "a fly", "a bat", "a kangaroo"),
+    ]
+
+
+def test_hard_animals_are_the_worst_of_the_model_card():
+    card = resources.files("ddpo.embedded").joinpath("MODEL_CARD.md").read_text()
+    worst = re.findall(r"(\w+) (\d+)%", re.search(r"Worst animals: (.*)", card)[1])
+    shares = [int(share) for _, share in worst]
+    assert shares == sorted(shares)
+    source = load_prompts("hard-animals")
+    assert [prompt.metadata["animal"] for prompt in source.prompts] == [animal for animal, _ in worst[:9]]
+    assert texts(source)[0] == "a goat"
+    assert set(F7.split()) > {prompt.metadata["animal"] for prompt in source.prompts}
+
+
+def test_everyday_objects_are_no_animals():
+    source = load_prompts("everyday-objects")
+    things = [prompt.metadata["object"] for prompt in source.prompts]
+    assert len(set(things)) == 20
+    assert not set(things) & set(F7.split())
+    articles = {prompt.text.split(" ")[0] for prompt in source.prompts if prompt.metadata["object"][0] in "aeiou"}
+    assert articles == {"an"}
+    assert {"a house", "an umbrella", "an automobile"} < set(texts(source))
+    with pytest.raises(RewardError, match="names no animal that the judge knows"):
+        load_reward("judge").function(torch.zeros(20, 3, 64, 64), texts(source), [p.metadata for p in source.prompts])
 
 
 def test_imagenet_animals():
@@ -138,7 +178,8 @@ def test_a_missing_file_names_the_nearest(tmp_path):
         ("simple-animal", "Unknown prompts.*Did you mean 'simple-animals'"),
         ({"name": "activities", "wordng": "paper"}, "no option 'wordng'. Did you mean 'wording'"),
         ({"name": "activities", "wording": "papr"}, "no wording 'papr'. Did you mean 'paper'"),
-        ({"name": "simple-animals", "x": 1}, "have no options"),
+        ({"name": "hard-animals", "x": 1}, "have no options"),
+        ({"name": "simple-animals", "part": "heldout"}, "no part 'heldout'. Did you mean 'held-out'"),
         ({"x": 1}, "need a 'name'"),
         ([], "hold no prompt"),
         (["a cat", ""], "entry 2: a prompt must be text"),

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from ddpo.report import draw_before_after, draw_grid
-from ddpo.report.grid import balanced_columns, whole_scale, wrap
+from ddpo.report.grid import balanced_columns, draw_tiles, tile_columns, whole_scale, wrap
 
 GAP = 10
 
@@ -99,3 +99,26 @@ def test_what_does_not_fit_is_refused(images, tmp_path, call):
     with pytest.raises(ValueError, match=r"images|shape|resample"):
         call(images, tmp_path / "x.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tiles_stand_side_by_side_without_margins(images, tmp_path):
+    path = tmp_path / "samples" / "tiles.png"
+    draw_tiles(images[:5], path)
+    sheet = read(path)
+    assert sheet.shape == (2 * 64, 3 * 64, 3)  # 5 pictures: 3 columns, 2 rows
+    for index in range(5):
+        y, x = index // 3 * 64, index % 3 * 64
+        np.testing.assert_array_equal(sheet[y : y + 64, x : x + 64], images[index])
+    assert not sheet[64:, 128:].any()  # the unused place is black
+
+
+def test_tiles_need_not_be_square(tmp_path):
+    wide = np.random.default_rng(1).integers(0, 256, (3, 8, 20, 3), dtype=np.uint8)
+    draw_tiles(wide, tmp_path / "tiles.png")
+    sheet = read(tmp_path / "tiles.png")
+    assert sheet.shape == (16, 40, 3)
+    np.testing.assert_array_equal(sheet[:8, 20:], wide[1])
+    np.testing.assert_array_equal(sheet[8:, :20], wide[2])
+    assert [tile_columns(n) for n in (1, 2, 4, 5, 9, 10, 45)] == [1, 2, 2, 3, 3, 4, 7]
+    with pytest.raises(ValueError, match="uint8"):
+        draw_tiles(wide.astype(np.float32), tmp_path / "no.png")

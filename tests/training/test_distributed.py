@@ -29,25 +29,40 @@ WORKER = textwrap.dedent(
 )
 
 
-def test_two_processes_make_the_run_of_one(tiny_config, tmp_path):
-    # The same samples with the same seeds, one update on all of them: averaged over two processes the gradient is
-    # that of one process up to the order of float32 sums, and so are rewards and weights.
-    alone = train(tiny_config(updates_per_iteration=1, lora={"rank": 2}))
-    (tmp_path / "worker.py").write_text(WORKER)
-    launch = ["torch.distributed.run", "--nproc-per-node=2", "--master-port=29561"]
+def in_two_processes(config, folder, port):
+    """Return what `WORKER` printed in each of two processes that train `config` together."""
+    (folder / "worker.py").write_text(WORKER)
+    launch = ["torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
     done = subprocess.run(
-        [sys.executable, "-m", *launch, "worker.py", alone.folder.config, "together"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+        [sys.executable, "-m", *launch, "worker.py", config, "together"],
+        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-
     lines = [line.partition("RESULT ")[2] for line in done.stdout.splitlines() if "RESULT " in line]
     results = [json.loads(line) for line in lines]
     assert len(results) == 2
     assert results[0]["weights"] == results[1]["weights"]
+    return results
+
+
+def test_two_processes_make_the_run_of_one(tiny_config, tmp_path):
+    # The same samples with the same seeds, one update on all of them: averaged over two processes the gradient is
+    # that of one process up to the order of float32 sums, and so are rewards and weights.
+    alone = train(tiny_config(updates_per_iteration=1, lora={"rank": 2}))
+    results = in_two_processes(alone.folder.config, tmp_path, 29561)
     for ours, theirs in zip(alone.metrics, results[0]["metrics"], strict=True):
         for name in ("reward/mean", "reward/standard_error", "gradient_norm", "kl/step"):
             np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-3, atol=1e-9)
+
+
+def test_a_process_that_keeps_no_sample_of_a_regression_takes_part(tiny_config, tmp_path):
+    # The data set's best of 8 is in one process only; the other contributes nothing and waits for nobody.
+    algorithm = {"name": "rwr-sparse", "percentile": 0.95, "reweighting": "dataset", "samples_per_update": 8}
+    alone = train(tiny_config(algorithm=algorithm, updates_per_iteration=3, lora={"rank": 2}))
+    assert alone.metrics[0]["weight/kept"] == 1 / 8
+    results = in_two_processes(alone.folder.config, tmp_path, 29563)
+    assert results[0]["metrics"][0]["weight/effective_samples"] == 1
+    assert results[0]["metrics"][0]["gradient_norm"] > 0
 
 
 def test_samples_are_shared_equally_or_refused(monkeypatch):

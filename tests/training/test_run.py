@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -34,14 +35,28 @@ def test_the_run_folder_holds_everything(tiny_config):
     names = sorted(path.name for path in folder.path.iterdir())
     assert names == ["before-after.png", "config.yaml", "curve.png", "metrics.jsonl", "model", "samples"]
     assert sorted(path.name for path in folder.samples.iterdir()) == [
-        f"iteration-{i:06d}.{kind}" for i in range(3) for kind in ("json", "png")
+        f"iteration-{i:06d}{kind}" for i in range(3) for kind in ("-tiles.png", ".json", ".png")
     ]
     assert folder.read_metrics() == result.metrics
-    record = json.loads(folder.sample_files(2)[1].read_text())
-    assert [sample["prompt"] for sample in record] == ["a cat", "a dog"]
-    assert set(record[0]["rewards"]) == {"jpeg-compressibility", "jpeg-incompressibility"}
-    for picture in (folder.curve, folder.before_after, folder.sample_files(0)[0]):
+    record = json.loads(folder.sample_files(2).record.read_text())
+    assert [sample["prompt"] for sample in record["samples"]] == ["a cat", "a dog"]
+    assert set(record["samples"][0]["rewards"]) == {"jpeg-compressibility", "jpeg-incompressibility"}
+    for picture in (folder.curve, folder.before_after, folder.sample_files(0).grid):
         assert min(Image.open(picture).size) > 16
+
+
+def test_a_regression_has_metrics_of_its_own_and_trains_again_the_same(tiny_config, tmp_path):
+    settings = {
+        "algorithm": {"name": "rwr-sparse", "samples_per_update": 4, "percentile": 0.5},
+        "updates_per_iteration": 3,
+    }
+    first = train(tiny_config(samples_per_prompt=4, **settings))
+    own = {"weight/kept", "weight/effective_samples", "denoising_loss", "denoising_loss/bucket_1", "gradient_norm"}
+    assert own <= set(first.metrics[0])
+    assert not {"ratio/max_error_at_start", "clip_fraction", "kl/step"} & set(first.metrics[0])
+    assert first.metrics[0]["weight/kept"] == 0.5
+    again = train(load_config(first.folder.config, [f"output={tmp_path / 'again'}"]))
+    assert without_times(first.metrics) == without_times(again.metrics)
 
 
 @pytest.mark.parametrize("algorithm", ["ddpo-is", "ddpo-sf"])
@@ -57,9 +72,9 @@ def test_metrics_have_the_promised_names(tiny_config, algorithm):
     assert [m["reward_queries"] for m in metrics] == [8, 16]
 
 
-def test_every_metric_is_explained(tiny_config, request):
+def test_every_metric_is_explained(tiny_config, tmp_path, request):
     text = (request.config.rootpath / "docs" / "metrics.md").read_text()
-    result = train(tiny_config())
+    result = train(tiny_config(evaluation={"number": 2, "every": 1, "kl_to_base": True}))
     for name in {key for metrics in result.metrics for key in metrics}:
         known = name.replace("jpeg-compressibility", "NAME")
         known = known.rsplit("/bucket_", 1)[0] if "/bucket_" in known else known
@@ -148,11 +163,20 @@ def test_constant_rewards_change_nothing_but_weight_decay(tiny_config, tiny_pipe
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("recipe", [name for name, _ in recipes()])
-def test_every_recipe_trains_two_iterations(recipe, tiny_pipeline, tmp_path):
+@pytest.mark.parametrize(
+    ("recipe", "algorithm"),
+    [
+        *((name, "ddpo-is") for name, _ in recipes()),
+        *itertools.product(["compressibility", "emoji-judge"], ["ddpo-sf", "rwr", "rwr-sparse"]),
+        ("compressibility-lora", "rwr"),
+    ],
+)
+def test_every_recipe_trains_two_iterations(recipe, algorithm, tiny_pipeline, tmp_path):
+    updates = [] if algorithm.startswith("ddpo") else ["updates_per_iteration=2", "algorithm.samples_per_update=8"]
     config = load_config(
         recipe,
         [
+            f"algorithm={algorithm}", *updates,
             f"model={tiny_pipeline()}", f"output={tmp_path / 'run'}", "iterations=2", "samples_per_iteration=8",
             "batch_size=8", "sampler.steps=4", "evaluation.number=2", "device=cpu", "threads=1", "precision=fp32",
         ],
@@ -160,14 +184,6 @@ def test_every_recipe_trains_two_iterations(recipe, tiny_pipeline, tmp_path):
     reward = None if str(config.reward).startswith("jpeg") else brightness
     config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"rewards": []})})
     assert len(train(config, reward=reward).metrics) == 2
-
-
-def test_every_recipe_names_a_reward_that_exists():
-    for recipe, line in recipes():
-        config = load_config(recipe)
-        load_reward(config.reward)
-        assert line
-        assert config.name == recipe
 
 
 def test_python_users_get_the_same_from_the_package():

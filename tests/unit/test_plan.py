@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import socket
@@ -13,7 +14,7 @@ import torch
 from ddpo import plan as planning
 from ddpo import train
 from ddpo.config import load_config, parse_config
-from ddpo.errors import ModelError, RunFolderError
+from ddpo.errors import ConfigError, ModelError, RunFolderError
 from ddpo.plan import Timings, duration, expected_seconds, make_plan, measure, prepare
 from ddpo.policies.architectures import BUILT_IN, Architecture, Figures, count, has_weights, local_folder
 from ddpo.policies.loading import EMBEDDED, KNOWN_MODELS, ModelSource
@@ -48,14 +49,20 @@ def config(**changes):
 
 
 def plan_of(steps_with_likelihood=5, prompts=45, **changes):
-    return make_plan(
-        config(**changes), prompts=prompts, steps_with_likelihood=steps_with_likelihood, figures=FIGURES
+    return make_plan(config(**changes), prompts=prompts, steps_with_likelihood=steps_with_likelihood, figures=FIGURES)
+
+
+@functools.cache
+def counted(name, *, rank=None, precision="fp32", gradient_checkpointing=False):
+    """Figures of a built-in architecture on a GPU, 16 rows a pass."""
+    return count(
+        BUILT_IN[name],
+        lora=LoRA(rank=rank),
+        precision=precision,
+        device_type="cuda",
+        gradient_checkpointing=gradient_checkpointing,
+        rows=16,
     )
-
-
-def counted(name, *, rows=2, **changes):
-    settings = {"lora": LoRA(), "precision": "fp32", "device_type": "cuda", "gradient_checkpointing": False} | changes
-    return count(BUILT_IN[name], rows=rows, **settings)
 
 
 class TestArithmetic:
@@ -171,7 +178,7 @@ class TestFigures:
         assert checkpointed.activation_bytes < plain.activation_bytes / 4
 
     def test_lora_in_half_precision(self):
-        figures = counted(PAPER, lora=LoRA(rank=4), precision="fp16", rows=16)
+        figures = counted(PAPER, rank=4, precision="fp16")
         assert figures.backward_flops == pytest.approx(910e9, rel=0.01)
         assert figures.trainable_parameters == 797_184  # the published size of rank 4 on the attention of SD 1.x
         assert figures.weight_bytes == 2 * (859_520_964 + 83_653_863) + 4 * (797_184 + 123_060_480)
@@ -185,8 +192,11 @@ class TestFigures:
 
     def test_an_iteration_at_the_paper_s_setting(self):
         full, lora = (
-            make_plan(load_config(recipe), prompts=398, steps_with_likelihood=50, figures=counted(PAPER, lora=adapter))
-            for recipe, adapter in (("compressibility", LoRA()), ("compressibility-lora", LoRA(rank=4)))
+            make_plan(load_config(recipe), prompts=398, steps_with_likelihood=50, figures=figures)
+            for recipe, figures in (
+                ("compressibility", counted(PAPER)),
+                ("compressibility-lora", counted(PAPER, rank=4, precision="fp16")),
+            )
         )
         assert full.rollout.rows == full.training.rows == 25_600
         assert full.flops.iteration == pytest.approx(82.9e15, rel=0.01)
@@ -257,7 +267,9 @@ class TestAgainstARealRun:
 
         kept = {}
         with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(id(t), t), lambda t: t):
-            policy.step(drawn.states[:4, 0], torch.zeros(4, dtype=torch.int64), {k: v[:4] for k, v in conditioning.items()})
+            policy.step(
+                drawn.states[:4, 0], torch.zeros(4, dtype=torch.int64), {k: v[:4] for k, v in conditioning.items()}
+            )
         weights = {p.untyped_storage().data_ptr() for p in pipeline.unet.parameters()}
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept.values()}
         real = sum(size for place, size in storages.items() if place not in weights)
@@ -289,9 +301,9 @@ class TestPrepare:
         assert "FLOPs and memory are not known" in dry.notes[0]
 
     def test_it_refuses_what_the_run_would_refuse(self, tiny_config, tmp_path):
-        with pytest.raises(ModelError, match="lora.target_modules"):
+        with pytest.raises(ModelError, match=r"lora\.target_modules"):
             prepare(tiny_config(lora={"rank": 1, "target_modules": ["nothing"]}))
-        with pytest.raises(ModelError, match="sampler.steps"):
+        with pytest.raises(ModelError, match=r"sampler\.steps"):
             prepare(tiny_config(sampler={"steps": 1001}))
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "file").touch()
@@ -310,7 +322,11 @@ class TestWeights:
         folder = shutil.copytree(tiny_pipeline(), tmp_path / "model")
         assert has_weights(folder, None)
         assert not has_weights(folder, "fp16")
-        for part, stem in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        for part, stem in (
+            ("unet", "diffusion_pytorch_model"),
+            ("vae", "diffusion_pytorch_model"),
+            ("text_encoder", "model"),
+        ):
             shard = "-00001-of-00002" if part == "unet" else ""
             (folder / part / f"{stem}.safetensors").rename(folder / part / f"{stem}.fp16{shard}.safetensors")
         assert has_weights(folder, "fp16")
@@ -356,41 +372,46 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize("slow", [1.0, 20.0])
-def test_measuring_tells_rollout_from_training_and_decoding(conv_policy, ddim_config, monkeypatch, slow):
-    clock, policy = Clock(), conv_policy(ddim_config(), steps=5)
-    step, passes = policy.step, {True: 0, False: 0}
+def timed_policy(policy, clock, *, rollout, training, decode, warm_up):
+    """Make the policy's calls take so many seconds of the clock, the first of each kind `warm_up` more."""
+    step, calls = policy.step, []
+
+    def pass_time(kind, seconds):
+        calls.append(kind)
+        clock.now += seconds + (warm_up if calls.count(kind) == 1 else 0)
 
     def timed_step(*arguments):
-        grad = torch.is_grad_enabled()
-        passes[grad] += 1
-        clock.now += slow * (3 if grad else 1) + (100 if passes[grad] == 1 and slow == 1 else 0)  # a slow warm-up
+        kind, seconds = ("training", training) if torch.is_grad_enabled() else ("rollout", rollout)
+        pass_time(kind, seconds)
         return step(*arguments)
 
-    def timed_decode(samples):
-        clock.now += slow * 0.25 * len(samples)
-        return samples
-
-    policy.step, policy.decode = timed_step, timed_decode
-    monkeypatch.setattr(planning.time, "perf_counter", clock)
-    timings = measure(policy, config(batch_size=4))
-    assert policy.network.first.weight.grad is not None
-    if slow == 1:  # the warm-up is long enough to be the measurement
-        assert timings == Timings(rollout_pass=101, training_pass=103, decode=0.25)
-    else:
-        assert timings == Timings(rollout_pass=20, training_pass=60, decode=5)
+    policy.step = timed_step
+    policy.decode = lambda samples: pass_time("decode", decode)
+    return calls
 
 
 def test_measuring_leaves_the_warm_up_out(conv_policy, ddim_config, monkeypatch):
     clock, policy = Clock(), conv_policy(ddim_config(), steps=5)
-    step, calls = policy.step, []
-
-    def timed_step(*arguments):
-        calls.append(1)
-        clock.now += 5 if len(calls) == 1 else 0.125
-        return step(*arguments)
-
-    policy.step = timed_step
-    policy.decode = lambda samples: setattr(clock, "now", clock.now + 1)
     monkeypatch.setattr(planning.time, "perf_counter", clock)
-    assert measure(policy, config(batch_size=4)).rollout_pass == 0.125
+    timed_policy(policy, clock, rollout=0.25, training=0.75, decode=2.0, warm_up=5)
+    assert measure(policy, config(batch_size=4)) == Timings(rollout_pass=0.25, training_pass=0.75, decode=0.5)
+    assert policy.network.first.weight.grad is not None  # the backward pass is in it
+
+
+def test_measuring_takes_a_long_warm_up_for_the_measurement(conv_policy, ddim_config, monkeypatch):
+    clock, policy = Clock(), conv_policy(ddim_config(), steps=5)
+    monkeypatch.setattr(planning.time, "perf_counter", clock)
+    calls = timed_policy(policy, clock, rollout=20, training=60, decode=40, warm_up=1)
+    assert measure(policy, config(batch_size=4)) == Timings(rollout_pass=21, training_pass=61, decode=10.25)
+    assert calls == ["rollout", "training", "decode"]
+
+
+def test_what_does_not_fit_the_device_is_said(tiny_config, monkeypatch):
+    dry = prepare(tiny_config())
+
+    def too_large(*arguments):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(planning, "measure", too_large)
+    with pytest.raises(ConfigError, match="a training pass of 8 rows does not fit"):
+        expected_seconds(dry.config, dry.plan)

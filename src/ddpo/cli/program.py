@@ -9,6 +9,9 @@ from typing import Annotated
 import typer
 
 from ddpo.cli.catalogue import list_names
+from ddpo.cli.evaluate import evaluate
+from ddpo.cli.report import report
+from ddpo.cli.reproduce import reproduce
 from ddpo.cli.sample import sample
 from ddpo.cli.train import train
 from ddpo.errors import DDPOError
@@ -56,4 +59,7 @@ app.command(epilog="Example: ddpo train reward=my.py:redness prompts=my.txt lear
 app.command(epilog="Example: ddpo sample runs/emoji-compressibility --prompt 'a fox' --number 9 --output foxes.png")(
     sample
 )
+app.command(epilog="Example: ddpo reproduce figure-3 --seeds 1 --budget 0.25")(reproduce)
+app.command(epilog="Example: ddpo evaluate runs/emoji-compressibility --prompts activities --seeds 8")(evaluate)
+app.command(epilog="Example: ddpo report runs/emoji-compressibility")(report)
 app.command("list", epilog="Example: ddpo list rewards")(list_names)

@@ -21,6 +21,9 @@ def train(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Run folder; must be empty. Default: runs/NAME.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the run would do and cost; train and write nothing.")
+    ] = False,
 ) -> None:
     """Fine-tune a model; without arguments, the embedded one towards smaller JPEGs."""
     from ddpo.config import load_config
@@ -33,6 +36,11 @@ def train(
     config = load_config(source, given)
     if output is not None:
         config = config.model_copy(update={"output": output})
+    if dry_run:
+        from ddpo.cli.plan import print_plan
+
+        print_plan(config)
+        return
 
     from ddpo.display import make_display
     from ddpo.run import train as run
@@ -58,6 +66,8 @@ def _print_result(config: TrainConfig, result: TrainResult) -> None:
         table.add_row(label, f"{before:.3f}", f"{after:.3f}", change)
     console.print(table)
     console.print(f"pictures  {folder.before_after}\ncurve     {folder.curve}\nmodel     {folder.model}")
+    if folder.report.is_file():
+        console.print(f"report    {folder.report}")
     console.print(f"try it    ddpo sample {folder.path} --prompt 'a cat' --number 9", highlight=False)
     if config.lora.rank is None:
         loader = f"UNet2DConditionModel.from_pretrained('{folder.model}')"

@@ -3,13 +3,16 @@
 Importing this package does not import torch.
 """
 
-from ddpo.prompts.animals import ACTIVITIES, SIMPLE_ANIMALS, with_article
+from ddpo.prompts.animals import ACTIVITIES, HARD_ANIMALS, SIMPLE_ANIMALS, with_article
 from ddpo.prompts.files import from_file, from_list
+from ddpo.prompts.objects import EVERYDAY_OBJECTS
 from ddpo.prompts.registry import available_prompts, load_prompts
 from ddpo.prompts.source import Prompt, PromptSource
 
 __all__ = [
     "ACTIVITIES",
+    "EVERYDAY_OBJECTS",
+    "HARD_ANIMALS",
     "SIMPLE_ANIMALS",
     "Prompt",
     "PromptSource",

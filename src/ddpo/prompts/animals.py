@@ -1,8 +1,8 @@
-"""The animals of the paper: 45 common ones (F.7), the 398 of ImageNet, and animals doing things (D.3)."""
+"""The animals of the paper: 45 common ones (F.7), the 398 of ImageNet, animals doing things (D.3), and hard ones."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 
 from ddpo.errors import PromptError, nearest
@@ -18,6 +18,13 @@ SIMPLE_ANIMALS = (
 )
 """The 45 common animals, in the order of the paper's table. Paper F.7."""
 # fmt: on
+
+HARD_ANIMALS = ("goat", "bird", "bat", "dog", "horse", "rabbit", "ant", "rat", "sheep")
+"""The nine that the embedded model draws worst by the judge's recognition, worst first: 50 % to 88 % of 8 pictures
+each (`embedded/MODEL_CARD.md`, where deer is no better than sheep)."""
+
+PARTS = {"all": (0, 1, 2), "train": (0, 1), "held-out": (2,)}
+"""Places in each three of `SIMPLE_ANIMALS` that a part takes: every third animal is held out."""
 
 ACTIVITIES = {
     "paper": ("riding a bike", "playing chess", "washing dishes"),
@@ -38,9 +45,20 @@ def with_article(noun: str) -> str:
     return f"{'an' if vowel else 'a'} {noun}"
 
 
-def simple_animals() -> PromptSource:
-    """Return the 45 common animals, "a cat" ..., metadata `{"animal": "cat"}`. Paper F.7."""
-    return _animals("simple-animals", SIMPLE_ANIMALS, article=True)
+def simple_animals(*, part: str = "all") -> PromptSource:
+    """Return the 45 common animals, "a cat" ..., metadata `{"animal": "cat"}`. Paper F.7.
+
+    `part` is a key of `PARTS`: the 30 to train on and the 15 held out show how training on some animals changes
+    others (paper 6.3, E.1). Raises PromptError when it is another.
+    """
+    _check("simple-animals", "part", part, PARTS)
+    animals = [animal for place, animal in enumerate(SIMPLE_ANIMALS) if place % 3 in PARTS[part]]
+    return _animals("simple-animals", animals, article=True)
+
+
+def hard_animals() -> PromptSource:
+    """Return the nine animals that the embedded model draws worst, "a goat" ..., metadata `{"animal": "goat"}`."""
+    return _animals("hard-animals", HARD_ANIMALS, article=True)
 
 
 def imagenet_animals(*, article: bool = True) -> PromptSource:
@@ -60,11 +78,7 @@ def activities(*, wording: str = "paper") -> PromptSource:
     Metadata: `{"animal": "cat", "activity": "riding a bike"}`. `wording` is a key of `ACTIVITIES`; raises
     PromptError when it is another.
     """
-    if wording not in ACTIVITIES:
-        raise PromptError(
-            f"Prompts 'activities' have no wording '{wording}'.{nearest(str(wording), ACTIVITIES)} "
-            f"Known: {', '.join(ACTIVITIES)}."
-        )
+    _check("activities", "wording", wording, ACTIVITIES)
     prompts = [
         Prompt(f"{with_article(animal)} {activity}", {"animal": animal, "activity": activity})
         for animal in SIMPLE_ANIMALS
@@ -76,3 +90,10 @@ def activities(*, wording: str = "paper") -> PromptSource:
 def _animals(name: str, animals: Sequence[str], article: bool) -> PromptSource:
     prompts = [Prompt(with_article(a) if article else a, {"animal": a}) for a in animals]
     return PromptSource(name, tuple(prompts))
+
+
+def _check(name: str, option: str, value: str, known: Iterable[str]) -> None:
+    if value not in (valid := list(known)):
+        raise PromptError(
+            f"Prompts '{name}' have no {option} '{value}'.{nearest(str(value), valid)} Known: {', '.join(valid)}."
+        )

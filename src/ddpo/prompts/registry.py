@@ -8,17 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.errors import PromptError, nearest
-from ddpo.prompts.animals import activities, imagenet_animals, simple_animals
+from ddpo.prompts.animals import activities, hard_animals, imagenet_animals, simple_animals
 from ddpo.prompts.files import from_file, from_list
+from ddpo.prompts.objects import everyday_objects
 from ddpo.prompts.source import PromptSource
 
 _REGISTRY: dict[str, tuple[Callable[..., PromptSource], str]] = {
-    "simple-animals": (simple_animals, 'the 45 common animals, "a cat", "an ant" (paper F.7)'),
+    "simple-animals": (
+        simple_animals,
+        'the 45 common animals, "a cat", "an ant" (paper F.7); part: all | train | held-out',
+    ),
     "imagenet-animals": (imagenet_animals, 'the 398 animal classes of ImageNet, "a tench"'),
     "activities": (
         activities,
         'the 45 animals doing 3 things, "a cat riding a bike" (paper D.3); wording: paper | reference-code',
     ),
+    "hard-animals": (hard_animals, 'the 9 animals that the embedded model draws worst (its card), "a goat"'),
+    "everyday-objects": (everyday_objects, '20 things that are no animals, "a house", "an umbrella"'),
 }
 
 

@@ -1,4 +1,4 @@
-"""Picture grids: samples with their prompt and reward below, and the same samples before and after training."""
+"""Picture grids: samples with prompt and reward below, the same before and after training, bare contact sheets."""
 
 from __future__ import annotations
 
@@ -89,6 +89,30 @@ def draw_before_after(
             rows.append(cells[start : start + columns])
             labels.append(label)
     _write(_stack(rows, title, labels), path)
+
+
+def draw_tiles(images: Pixels, path: str | Path) -> None:
+    """Write a PNG contact sheet for programs: images `(N, H, W, 3)`, uint8, side by side and pixel by pixel.
+
+    Row by row in `tile_columns(N)` columns, without margins; places left over at the end are black.
+
+    Raises ValueError when shape or dtype do not fit.
+    """
+    from PIL import Image
+
+    _check(images, [""] * len(images))
+    number, height, width, channels = images.shape
+    columns = tile_columns(number)
+    rows = math.ceil(number / columns)
+    places = np.zeros((rows * columns, height, width, channels), np.uint8)
+    places[:number] = images
+    sheet = places.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    _write(Image.fromarray(sheet.reshape(rows * height, columns * width, channels)), path)
+
+
+def tile_columns(number: int) -> int:
+    """Return the columns of a contact sheet: the smallest square that holds the pictures."""
+    return math.ceil(math.sqrt(number))
 
 
 def balanced_columns(number: int) -> int:

@@ -1,0 +1,135 @@
+"""`ddpo evaluate`: compare a run's model with its base model at the same prompts and seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ddpo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from ddpo.comparison import Comparison, Paired
+    from ddpo.intervals import Mean
+
+WIDTH_OF_A_FILE = 120
+"""Characters in a line of the table where there is no terminal to fit it to."""
+
+
+def evaluate(
+    source: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, `embedded`, a folder or a hub id.")],
+    prompts: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Or '{name: ..., option: ...}'. Default: the run's prompts."),
+    ] = None,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="May be given several times. Default: all that the run measures."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Samples of each prompt.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Another number gives other samples.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Write the result as JSON to this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: a GPU if there is one.")] = None,
+) -> None:
+    """Compare a finished run with its base model, sample by sample; a model alone is only measured."""
+    from ddpo.comparison import compare
+    from ddpo.files import write_atomically
+
+    if output is not None and output.is_dir():
+        raise ConfigError(f"--output {output} is a folder; give the name of a file.")
+    with _Bar() as bar:
+        comparison = compare(
+            source,
+            prompts=None if prompts is None else _parsed(prompts),
+            rewards=None if reward is None else [_parsed(text) for text in reward],
+            seeds=seeds,
+            seed=seed,
+            device=device,
+            progress=bar,
+        )
+    for reason in comparison.not_measured:
+        typer.echo(f"Not measured: {reason}", err=True)
+    text = json.dumps(comparison.record(), indent=1, allow_nan=False)
+    if output is not None:
+        write_atomically(output, text.encode())
+    if as_json:
+        typer.echo(text)
+    else:
+        _print_table(comparison)
+
+
+def _parsed(text: str) -> Any:
+    """Return the list or mapping written in `text`, or `text` itself: a name or a file."""
+    import yaml
+
+    if not text.startswith(("{", "[")):
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"'{text}' is not of the form {{name: ..., option: ...}}.") from None
+
+
+class _Bar:
+    """Progress on stderr: a bar on a terminal, elsewhere a line for each model."""
+
+    def __enter__(self) -> _Bar:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self._progress: Progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, model: str, done: int, total: int) -> None:
+        """Show that `done` of `total` samples of a model are drawn."""
+        if model not in self._tasks:
+            self._tasks[model] = self._progress.add_task(model, total=total)
+        self._progress.update(self._tasks[model], completed=done)
+        if done == total and self._progress.disable:
+            typer.echo(f"{model}: {total} samples", err=True)
+
+
+def _print_table(comparison: Comparison) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ddpo.intervals import LEVEL
+
+    prompts, seeds = len(comparison.prompts), comparison.seeds
+    title = f"{prompts} prompt{'s'[: prompts > 1]} x {seeds} seed{'s'[: seeds > 1]} = {prompts * seeds} samples"
+    headings = ["mean"] if comparison.trained is None else ["base", "trained", f"change [{100 * LEVEL:.0f} % interval]"]
+    table = Table("", *headings, title=title)
+    for key, label in comparison.labels.items():
+        table.add_row(label, *_cells(comparison.reward(key)))
+    if (diverse := comparison.diversity()) is not None:
+        table.add_row("diversity within a prompt", *_cells(diverse))
+    Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE).print(table)
+
+
+def _cells(paired: Paired) -> list[str]:
+    from ddpo.display import with_error
+
+    means = [mean for mean in (paired.base, paired.trained) if mean is not None]
+    cells = [with_error(mean.mean, mean.error) for mean in means]
+    return cells if paired.difference is None else [*cells, _with_interval(paired.difference)]
+
+
+def _with_interval(mean: Mean) -> str:
+    """Return `+0.42 [+0.31, +0.55]`, the standard error to two significant digits."""
+    if mean.number == 1 or mean.error == 0:
+        return f"{mean.mean:+.4g}"
+    decimals = min(8, max(0, 1 - math.floor(math.log10(mean.error))))
+    return f"{mean.mean:+.{decimals}f} [{mean.low:+.{decimals}f}, {mean.high:+.{decimals}f}]"

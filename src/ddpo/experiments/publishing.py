@@ -1,0 +1,72 @@
+"""Results of finished runs: tables, figures and page, put into the results folder when all are made.
+
+Never imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ddpo.experiments.definition import Experiment, FigureKind
+from ddpo.experiments.figures import draw
+from ddpo.experiments.pages import write_page
+from ddpo.experiments.tables import (
+    Picture,
+    Row,
+    RunSource,
+    drawings_of,
+    evaluation_rows,
+    pictures_of,
+    prompt_rows,
+    run_rows,
+    write_pictures,
+    write_rows,
+)
+from ddpo.files import write_atomically
+
+_TABLES: dict[FigureKind, dict[str, Callable[[Sequence[RunSource]], list[Row]]]] = {
+    "progression": {},
+    "before-after": {},
+    "effectiveness": {"runs.csv": run_rows},
+    "rounds": {"runs.csv": run_rows},
+    "overoptimisation": {"runs.csv": run_rows},
+    "prompts": {"runs.csv": run_rows, "prompts.csv": prompt_rows},
+    "generalisation": {"runs.csv": run_rows, "evaluation.csv": evaluation_rows},
+}
+
+
+def publish(experiment: Experiment, runs: Sequence[RunSource], about: Mapping[str, Any], output: Path) -> Path:
+    """Write the results of an experiment into `output`/NAME and return that folder.
+
+    Everything is made beside it first: an error or a kill leaves the former results as they were.
+
+    Raises:
+        ExperimentError: a run folder lacks what is needed.
+    """
+    folder, partial = output / experiment.name, output / f".{experiment.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    for name, rows_of in _TABLES[experiment.figure].items():
+        write_rows(partial / name, [row | {"budget": about["budget"]} for row in rows_of(runs)])
+    pictures = _pictures(experiment, runs)
+    if pictures:
+        write_pictures(partial, pictures)
+    write_atomically(partial / "about.json", json.dumps(about, indent=1).encode())
+    draw(experiment, partial)
+    write_page(experiment, partial)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted(partial.iterdir()):
+        file.replace(folder / file.name)
+    partial.rmdir()
+    return folder
+
+
+def _pictures(experiment: Experiment, runs: Sequence[RunSource]) -> list[Picture]:
+    """Return the pictures to show: those drawn of prompt sets, or fixed samples of the first seed."""
+    if experiment.pictures is None:
+        return drawings_of(runs)
+    first = [run for run in runs if run.seed == min(run.seed for run in runs)]
+    return pictures_of(first, experiment.pictures.prompts, experiment.pictures.moments)

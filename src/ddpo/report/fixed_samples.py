@@ -1,0 +1,100 @@
+"""What training did to the fixed samples: paired changes, and the best and worst of the newest evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ddpo.intervals import Mean, bootstrap
+from ddpo.report.record import EvaluationRecord, Floats, RunRecord
+
+EXTREMES = 6
+"""Best samples shown, and as many worst."""
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Change:
+    """A reward on the same prompts and seeds at two moments."""
+
+    reward: str
+    before: float
+    """Mean over the samples."""
+    after: float
+    difference: Mean
+    """The paired difference, after minus before, with standard error and 95 % interval."""
+
+    @property
+    def rose(self) -> bool:
+        """Whether the interval of the difference lies above 0."""
+        return self.difference.is_clear and self.difference.mean > 0
+
+    @property
+    def fell(self) -> bool:
+        """Whether the interval of the difference lies below 0."""
+        return self.difference.is_clear and self.difference.mean < 0
+
+
+def change(run: RunRecord, reward: str) -> Change | None:
+    """Return what became of one reward from the first to the last evaluation; None where it was not measured twice."""
+    if len(run.evaluations) < 2:
+        return None
+    before_B, after_B = run.evaluations[0].scores(reward), run.evaluations[-1].scores(reward)
+    if before_B is None or after_B is None:
+        return None
+    difference = _mean(after_B - before_B, run.evaluations[-1])
+    return Change(reward, float(before_B.mean()), float(after_B.mean()), difference)
+
+
+def trained_change(run: RunRecord) -> Change | None:
+    """Return what became of the trained reward; None where it was not measured twice."""
+    return None if run.trained_reward is None else change(run, run.trained_reward)
+
+
+def other_changes(run: RunRecord) -> list[Change]:
+    """Return what became of the rewards that were only measured."""
+    names = run.evaluations[-1].rewards if run.evaluations else []
+    changes = (change(run, name) for name in names if name != run.trained_reward)
+    return [found for found in changes if found is not None]
+
+
+def mirrors(run: RunRecord, reward: str) -> bool:
+    """Return whether a reward is the trained one turned round, as incompressibility is compressibility.
+
+    Its scores then lie on one falling line over the trained reward's at every evaluation.
+    """
+    if run.trained_reward is None:
+        return False
+    pairs = [(evaluation.scores(run.trained_reward), evaluation.scores(reward)) for evaluation in run.evaluations]
+    known = [(trained_B, other_B) for trained_B, other_B in pairs if trained_B is not None and other_B is not None]
+    if not known:
+        return False
+    trained, other = (np.concatenate(values) for values in zip(*known, strict=True))
+    if len(trained) < 3 or np.ptp(trained) == 0 or np.ptp(other) == 0:
+        return False
+    return float(np.corrcoef(trained, other)[0, 1]) < -0.9999
+
+
+def measured(evaluation: EvaluationRecord, reward: str) -> Mean | None:
+    """Return the mean of one reward over the samples with standard error and 95 % interval, or None without it."""
+    score_B = evaluation.scores(reward)
+    return None if score_B is None else _mean(score_B, evaluation)
+
+
+def extremes(evaluation: EvaluationRecord, reward: str) -> tuple[list[int], list[int]]:
+    """Return the indices of the best samples, best first, and of the worst, worst first; none is in both."""
+    score_B = evaluation.scores(reward)
+    if score_B is None:
+        return [], []
+    order = np.argsort(score_B, kind="stable")
+    worst = order[: min(EXTREMES, len(order) // 2)]
+    best = order[::-1][: min(EXTREMES, len(order) - len(worst))]
+    return best.tolist(), worst.tolist()
+
+
+def _mean(value_B: Floats, evaluation: EvaluationRecord) -> Mean:
+    """Return the mean over samples; those of one prompt are not independent of each other, where there are several."""
+    prompts = [sample.prompt for sample in evaluation.samples]
+    clusters = prompts if len(set(prompts)) > 1 else None
+    return bootstrap(value_B, clusters=clusters, resamples=_RESAMPLES)

@@ -1,0 +1,218 @@
+"""What a run left behind, as plain data: the input of the report page. Reading never trusts the files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FixedSample:
+    """One fixed sample at one evaluation."""
+
+    prompt: str
+    seed: str
+    rewards: dict[str, float]
+    """Finite scores by the reward's key."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Where the bare pictures of an evaluation are: a sheet of equal tiles, row by row, without margins."""
+
+    path: Path
+    columns: int
+    width: int
+    """Pixels of one tile."""
+    height: int
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """The fixed samples at one moment of a run."""
+
+    iteration: int
+    """Iterations trained before; 0 is the base model."""
+    samples: list[FixedSample]
+    trained_reward: str | None
+    labels: dict[str, str]
+    """Words with the unit for each reward."""
+    tiles: Tiles | None
+    """None: there are no pictures."""
+    diversity: float | None
+    """Mean root mean square difference of two samples' pixels, scale 0 to 1."""
+    kl_to_base: float | None
+    """Mean divergence of the trajectories from the base model, nats."""
+
+    @classmethod
+    def parse(cls, data: object, folder: Path) -> EvaluationRecord:
+        """Read the record of the fixed samples (docs/metrics.md); `folder` holds the sheet of pictures.
+
+        Raises:
+            ValueError: it holds no iteration or no samples; everything else may be missing.
+        """
+        if not isinstance(data, Mapping):
+            raise ValueError("it is not a JSON object")
+        iteration, samples = finite(data.get("iteration")), data.get("samples")
+        if iteration is None or not isinstance(samples, list) or not samples:
+            raise ValueError("it has no iteration or no samples")
+        trained, labels = data.get("trained_reward"), data.get("labels")
+        return cls(
+            int(iteration),
+            [_sample(sample) for sample in samples],
+            None if trained is None else str(trained),
+            {str(key): str(label) for key, label in labels.items()} if isinstance(labels, Mapping) else {},
+            _tiles(data.get("tiles"), folder, len(samples)),
+            finite(data.get("diversity")),
+            finite(data.get("kl_to_base")),
+        )
+
+    @property
+    def identities(self) -> list[tuple[str, str]]:
+        """Prompt and seed of every sample: what stays the same through a run."""
+        return [(sample.prompt, sample.seed) for sample in self.samples]
+
+    @property
+    def rewards(self) -> list[str]:
+        """Keys of the rewards that every sample has, the trained one first."""
+        names = [name for name in self.samples[0].rewards if all(name in sample.rewards for sample in self.samples)]
+        return sorted(names, key=lambda name: name != self.trained_reward)
+
+    def scores(self, reward: str) -> Floats | None:
+        """Return the scores `(B,)` of one reward, or None where a sample lacks it."""
+        if reward not in self.rewards:
+            return None
+        return np.array([sample.rewards[reward] for sample in self.samples])
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything the report shows of one run."""
+
+    name: str
+    """The folder's name."""
+    config: dict[str, Any]
+    config_text: str
+    """The configuration as it stands in the file."""
+    metrics: list[dict[str, Any]]
+    """One entry an iteration, keys from docs/metrics.md, any of which may be missing."""
+    evaluations: list[EvaluationRecord] = field(default_factory=list)
+    """In order of their iterations, all of the same prompts and seeds."""
+    problems: list[str] = field(default_factory=list)
+    """Sentences on what in the folder could not be read."""
+
+    @property
+    def planned(self) -> int | None:
+        """Iterations in the configuration."""
+        value = finite(self.config.get("iterations"))
+        return None if value is None else int(value)
+
+    @cached_property
+    def iterations(self) -> list[int]:
+        """The number of each entry of `metrics`; its place in the file where it says none."""
+        numbers = [finite(row.get("iteration")) for row in self.metrics]
+        return [index + 1 if number is None else int(number) for index, number in enumerate(numbers)]
+
+    @property
+    def done(self) -> int:
+        """Iterations finished."""
+        return max(self.iterations, default=0)
+
+    @cached_property
+    def counts_queries(self) -> bool:
+        """Whether every entry of `metrics` says how many reward queries were made."""
+        return all(finite(row.get("reward_queries")) is not None for row in self.metrics)
+
+    @cached_property
+    def axis(self) -> list[float]:
+        """Reward queries of each entry of `metrics`, or iterations where those are not counted."""
+        if self.counts_queries:
+            return [float(row["reward_queries"]) for row in self.metrics]
+        return [float(number) for number in self.iterations]
+
+    def position(self, iteration: int) -> float:
+        """Return where on `axis` an evaluation after `iteration` iterations lies."""
+        if not self.metrics:
+            return float(iteration)
+        return float(np.interp(iteration, [0, *self.iterations], [0.0, *self.axis]))
+
+    def series(self, key: str) -> tuple[list[float], list[float]]:
+        """Return positions on `axis` and finite values of one metric, leaving out iterations without it."""
+        pairs = [
+            (x, value)
+            for x, row in zip(self.axis, self.metrics, strict=True)
+            if (value := finite(row.get(key))) is not None
+        ]
+        return [x for x, _ in pairs], [y for _, y in pairs]
+
+    @property
+    def keys(self) -> list[str]:
+        """Every key in `metrics`, in order of appearance."""
+        return list(dict.fromkeys(key for row in self.metrics for key in row))
+
+    @property
+    def trained_reward(self) -> str | None:
+        """Key of the trained reward, from the newest evaluation that says it, or from the configuration."""
+        for evaluation in reversed(self.evaluations):
+            if evaluation.trained_reward is not None:
+                return evaluation.trained_reward
+        reward = self.config.get("reward")
+        name = reward.get("name") if isinstance(reward, Mapping) else reward
+        return None if name is None else str(name)
+
+    def label(self, reward: str) -> str:
+        """Return words with the unit for a reward."""
+        labels = [evaluation.labels[reward] for evaluation in self.evaluations if reward in evaluation.labels]
+        return labels[-1] if labels else reward
+
+
+def comparable(evaluations: Sequence[EvaluationRecord]) -> tuple[list[EvaluationRecord], list[str]]:
+    """Return the evaluations of the newest one's prompts and seeds by iteration, and sentences on those left out."""
+    ordered = sorted(evaluations, key=lambda evaluation: evaluation.iteration)
+    kept = [evaluation for evaluation in ordered if evaluation.identities == ordered[-1].identities]
+    left_out = [
+        f"The fixed samples of iteration {evaluation.iteration} have other prompts or seeds and are left out."
+        for evaluation in ordered
+        if evaluation not in kept
+    ]
+    return kept, left_out
+
+
+def finite(value: object) -> float | None:
+    """Return a finite number as float; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _sample(data: object) -> FixedSample:
+    if not isinstance(data, Mapping):
+        raise ValueError("a sample is not a JSON object")
+    rewards = data.get("rewards")
+    scores = {str(key): finite(value) for key, value in rewards.items()} if isinstance(rewards, Mapping) else {}
+    return FixedSample(
+        str(data.get("prompt", "")),
+        str(data.get("seed", "")),
+        {key: value for key, value in scores.items() if value is not None},
+    )
+
+
+def _tiles(data: object, folder: Path, number: int) -> Tiles | None:
+    """Return the sheet if it is described and there; its file is looked for in `folder` only."""
+    if not isinstance(data, Mapping) or not isinstance(data.get("file"), str):
+        return None
+    path = folder / Path(data["file"]).name
+    sizes = [finite(data.get(key)) for key in ("columns", "width", "height")]
+    if not path.is_file() or any(size is None or size < 1 for size in sizes):
+        return None
+    columns, width, height = (int(size) for size in sizes if size is not None)
+    return Tiles(path, min(columns, number), width, height)

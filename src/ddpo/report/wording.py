@@ -1,0 +1,99 @@
+"""Numbers in words: as many digits as mean something, a real minus sign, units, durations."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from ddpo.report.curve import MINUS
+
+
+def number(value: float, digits: int = 4) -> str:
+    """Return `value` to so many significant digits: `1,024`, `−2.134`, `3.2e−05`."""
+    if value == 0:
+        return "0"
+    magnitude = abs(value)
+    if magnitude >= 10**digits:
+        text = f"{value:,.0f}" if magnitude < 1e9 else f"{value:.{digits - 1}g}"
+    else:
+        text = f"{value:.{digits}g}" if magnitude >= 1e-3 else f"{value:.{max(digits - 2, 1)}g}"
+        if value == int(value) and "e" not in text:
+            text = f"{value:,.0f}"
+    return text.replace("-", MINUS)
+
+
+def with_error(mean: float, error: float, *, sign: bool = False) -> str:
+    """Return `+0.651 ± 0.031`: the error to two significant digits, the mean to as many decimals."""
+    if error <= 0 or not math.isfinite(error):
+        text = number(mean)
+        return f"+{text}" if sign and mean > 0 else text
+    decimals = min(8, max(0, 1 - math.floor(math.log10(error))))
+    return f"{mean:{'+' if sign else ''},.{decimals}f} ± {error:,.{decimals}f}".replace("-", MINUS)
+
+
+def alike(*values: float) -> list[str]:
+    """Return values with the same number of decimals, enough to tell them apart: `−2.34` and `−1.69`."""
+    spread = max(values) - min(values)
+    scale = spread if spread > 0 else max(abs(value) for value in values)
+    return [fixed(value, _decimals(scale, 2)) for value in values]
+
+
+def column_decimals(values: Sequence[float]) -> int:
+    """Return the decimals that give the largest of `values` three digits; 0 where all are whole."""
+    largest = max((abs(value) for value in values), default=0.0)
+    return 0 if all(value == int(value) for value in values) else _decimals(largest, 3)
+
+
+def fixed(value: float, decimals: int) -> str:
+    """Return `value` with so many decimals."""
+    text = f"{value:,.{decimals}f}"
+    return text.replace("-", MINUS) if float(text.replace(",", "")) else text.lstrip("-")
+
+
+def _decimals(scale: float, digits: int) -> int:
+    """Return the decimals that show `digits` digits of a number as large as `scale`."""
+    return min(8, max(0, digits - 1 - math.floor(math.log10(scale)))) if scale > 0 else 0
+
+
+def duration(seconds: float) -> str:
+    """Return `35 ms`, `4.8 s`, `6 min 12 s`, `3 h 05 min`."""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def count(amount: int, noun: str) -> str:
+    """Return `1 iteration`, `2,048 reward queries`."""
+    if amount == 1:
+        return f"1 {noun}"
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{amount:,} {plural}"
+
+
+def split_unit(label: str) -> tuple[str, str]:
+    """Return `negative JPEG size (kB)` as name and unit; the unit is empty where the label has none."""
+    match = re.fullmatch(r"(.+?) \(([^\s()]+)\)", label.strip())
+    return (match[1], match[2]) if match else (label, "")
+
+
+def power_of_ten(exponent: int) -> str:
+    """Return `10¹³`."""
+    digits = {character: chr(0x2070 + int(character)) for character in "0456789"} | {"1": "¹", "2": "²", "3": "³"}
+    return "10" + "".join(digits[character] for character in str(exponent))
+
+
+def share(part: float) -> str:
+    """Return a fraction as a percentage: `12 %`."""
+    return f"{100 * part:.0f} %" if part >= 0.1 or part == 0 else f"{100 * part:.1f} %"
+
+
+def signed_share(part: float) -> str:
+    """Return a change as a percentage with its sign: `+12 %`."""
+    return f"{MINUS if part < 0 else '+'}{share(abs(part))}"

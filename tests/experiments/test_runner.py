@@ -1,0 +1,202 @@
+"""The runner: several at a time, failures, interruption at any moment, and two runners in one work folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ddpo.experiments.runner import Runner
+from ddpo.experiments.steps import Step
+
+COMMAND = """
+import sys, time, pathlib
+folder, seconds, code = pathlib.Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+with (folder.parent / "started.txt").open("a") as file:
+    file.write(folder.name + "\\n")
+folder.mkdir()
+(folder / "half.txt").write_text("half")
+time.sleep(seconds)
+print("the reason of", folder.name)
+(folder / "whole.txt").write_text("whole")
+sys.exit(code)
+"""
+"""Makes a folder, in two halves, and notes that it was started."""
+
+
+def step(work: Path, name: str, *, seconds: float = 0.0, code: int = 0, after: str | None = None) -> Step:
+    command = (sys.executable, "-c", COMMAND, str(work / name), str(seconds), str(code))
+    return Step(name=name, command=command, product=work / name, work=work, after=after)
+
+
+def run(steps: list[Step], slots: int = 2):
+    lines: list[str] = []
+    return Runner(steps, [{}] * slots, lines.append).run(), lines
+
+
+def started(work: Path) -> list[str]:
+    file = work / "started.txt"
+    return file.read_text().split() if file.exists() else []
+
+
+def until(condition, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_independent_steps_run_side_by_side_and_finish_once(tmp_path):
+    steps = [step(tmp_path, name, seconds=1.0) for name in "abcd"]
+    outcome, lines = run(steps, slots=4)
+    assert ["started" in line for line in lines[:5]] == [True] * 4 + [False]  # all at work before the first ends
+    assert sorted(outcome.finished) == list("abcd")
+    assert not outcome.failed
+    assert json.loads(steps[0].marker.read_text())["seconds"] >= 1.0
+    again, lines = run(steps)
+    assert sorted(again.finished) == list("abcd")
+    assert lines == ["4 of 4 are finished already"]
+    assert sorted(started(tmp_path)) == list("abcd")
+
+
+def test_no_more_at_a_time_than_slots_and_in_order(tmp_path):
+    _, lines = run([step(tmp_path, name) for name in "abcd"], slots=1)
+    assert started(tmp_path) == list("abcd")
+    assert [("started" in line, "left" in line) for line in lines[:4]] == [(True, False), (False, True)] * 2
+
+
+def test_each_slot_has_its_environment(tmp_path):
+    show = (
+        "import os, sys, pathlib, time; time.sleep(0.5); "
+        "pathlib.Path(sys.argv[1]).write_text(os.environ['CUDA_VISIBLE_DEVICES'] + os.environ['MINE'])"
+    )
+    files = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    steps = [
+        Step(file.stem, (sys.executable, "-c", show, str(file)), file, tmp_path, environment={"MINE": "x"})
+        for file in files
+    ]
+    Runner(steps, [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}], print).run()
+    assert sorted(s.product.read_text() for s in steps) == ["0x", "1x"]
+
+
+def test_a_failed_step_is_reported_with_its_log_and_the_others_go_on(tmp_path):
+    steps = [
+        step(tmp_path, "a", code=3),
+        step(tmp_path, "needs-a", after="a"),
+        step(tmp_path, "b"),
+        step(tmp_path, "needs-b", after="b"),
+    ]
+    outcome, lines = run(steps, slots=1)
+    assert outcome.finished == ["b", "needs-b"]
+    assert "exit code 3" in outcome.failed["a"]
+    assert "the reason of a" in outcome.failed["a"]
+    assert outcome.failed["needs-a"] == "it needs a"
+    assert any("FAILED a" in line and "the reason of a" in line for line in lines)
+    assert not steps[0].is_finished
+    run(steps)
+    assert started(tmp_path) == ["a", "b", "needs-b", "a"]  # again only what failed
+
+
+def test_a_command_that_makes_nothing_has_failed(tmp_path):
+    nothing = Step("nothing", (sys.executable, "-c", ""), tmp_path / "nothing", tmp_path)
+    outcome, _ = run([nothing])
+    assert "without making" in outcome.failed["nothing"]
+
+
+def test_an_unfinished_folder_is_made_again_from_nothing(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "stale.txt").write_text("of an earlier try")
+    outcome, _ = run([step(tmp_path, "a")])
+    assert outcome.finished == ["a"]
+    assert not (tmp_path / "a" / "stale.txt").exists()
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from test_runner import step
+from ddpo.experiments.runner import Runner
+work = Path(sys.argv[2])
+try:
+    Runner([step(work, name, seconds=float(sys.argv[3])) for name in sys.argv[4]], [{}], print).run()
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+"""A runner in a process of its own, one step at a time."""
+
+
+def runner_process(work: Path, names: str, seconds: float) -> subprocess.Popen[bytes]:
+    here = str(Path(__file__).parent)
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, here, str(work), str(seconds), names])
+
+
+def pid_of(work: Path, name: str) -> int:
+    return int((work / "locks" / f"{name}.lock").read_text().split()[-1])
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_killed_half_way_the_same_command_does_only_the_rest(tmp_path):
+    process = runner_process(tmp_path, "abc", seconds=1.5)
+    until(lambda: (tmp_path / "b" / "half.txt").exists())
+    child = pid_of(tmp_path, "b")
+    process.kill()  # kill -9: no chance to clean up
+    process.wait()
+    until(lambda: not is_alive(child), seconds=5)  # the subprocess dies with the runner
+    assert (tmp_path / "a" / "finished.json").is_file()
+    assert not (tmp_path / "b" / "finished.json").exists()
+    outcome, lines = run([step(tmp_path, name, seconds=0.0) for name in "abc"])
+    assert sorted(outcome.finished) == list("abc")
+    assert sorted(started(tmp_path)) == ["a", "b", "b", "c"]
+    assert lines[0] == "1 of 3 are finished already"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_ends_the_subprocesses_and_keeps_what_is_finished(tmp_path, number):
+    process = runner_process(tmp_path, "ab", seconds=1.5)
+    until(lambda: (tmp_path / "b" / "half.txt").exists())
+    child = pid_of(tmp_path, "b")
+    process.send_signal(number)
+    assert process.wait(timeout=15) == 130
+    assert not is_alive(child)
+    assert step(tmp_path, "a").is_finished
+    assert not step(tmp_path, "b").is_finished
+
+
+def test_two_runners_never_run_the_same_step(tmp_path):
+    steps = [step(tmp_path, name, seconds=0.4) for name in "abcd"]
+    other = runner_process(tmp_path, "abcd", seconds=0.4)
+    outcome, _ = run(steps, slots=1)
+    assert other.wait(timeout=30) == 0
+    assert sorted(outcome.finished) == list("abcd")
+    assert sorted(started(tmp_path)) == list("abcd")
+
+
+def test_a_step_at_work_elsewhere_is_waited_for(tmp_path):
+    other = runner_process(tmp_path, "a", seconds=1.5)
+    until(lambda: (tmp_path / "a" / "half.txt").exists())
+    outcome, lines = run([step(tmp_path, "a")])
+    other.wait()
+    assert outcome.finished == ["a"]
+    assert started(tmp_path) == ["a"]
+    assert any("another process is at a" in line for line in lines)
+
+
+def test_a_stop_of_this_process_ends_the_runner(tmp_path):
+    threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(KeyboardInterrupt):
+        Runner([step(tmp_path, "a", seconds=30)], [{}], print).run()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
