@@ -32,8 +32,10 @@ def without_times(metrics):
 def test_the_run_folder_holds_everything(tiny_config):
     result = train(tiny_config(evaluation={"number": 2, "every": 1, "rewards": ["jpeg-incompressibility"]}))
     folder = result.folder
-    names = sorted(path.name for path in folder.path.iterdir())
-    assert names == ["before-after.png", "config.yaml", "curve.png", "metrics.jsonl", "model", "samples"]
+    names = {path.name for path in folder.path.iterdir()}
+    assert names == {
+        *("before-after.png", "config.yaml", "curve.png", "metrics.jsonl", "model", "report.html", "samples")
+    }
     assert sorted(path.name for path in folder.samples.iterdir()) == [
         f"iteration-{i:06d}{kind}" for i in range(3) for kind in ("-tiles.png", ".json", ".png")
     ]
