@@ -64,17 +64,14 @@ class Runtime:
         """Whether this process writes the run folder."""
         return bool(self._accelerator.is_main_process)
 
-    def share(self, number: int) -> range:
-        """Return the indices of this process's part of `number` samples of an update; the parts are equal.
+    def share(self, number: int, what: str = "samples_per_iteration") -> range:
+        """Return the indices of this process's part of `number` samples; the parts are equal. Errors begin with `what`.
 
         Raises:
             ConfigError: the number does not divide by the number of processes.
         """
         if number % self.processes:
-            raise ConfigError(
-                f"samples_per_iteration: each update's {number} samples do not divide by the {self.processes} "
-                "processes of this run."
-            )
+            raise ConfigError(f"{what}: {number} samples do not divide by the {self.processes} processes of this run.")
         size = number // self.processes
         first = int(self._accelerator.process_index) * size
         return range(first, first + size)

@@ -253,7 +253,8 @@ def prepare(config: TrainConfig) -> DryRun:
     folder = local_folder(config.model)
     RunFolder.check(config.output)
     runtime = Runtime(device=config.device, threads=config.threads, precision=config.precision, tracker=config.tracker)
-    runtime.share(config.samples_per_iteration // config.updates)
+    runtime.share(config.samples_per_iteration)
+    runtime.share(config.samples_per_update, "samples in an update")
     config = config.model_copy(
         update={"precision": runtime.precision, "device": runtime.device.type, "threads": runtime.threads}
     )

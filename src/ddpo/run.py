@@ -65,7 +65,8 @@ def train(
     config = config.model_copy(
         update={"precision": runtime.precision, "device": runtime.device.type, "threads": runtime.threads}
     )
-    runtime.share(config.samples_per_iteration // config.updates)
+    runtime.share(config.samples_per_iteration)
+    runtime.share(config.samples_per_update, "samples in an update")
     trainer = Trainer(config, load_policy(config, runtime.device), trained, source, runtime)
     base = BaseParameters(trainer.policy.parameters()) if config.evaluation.kl_to_base else None
     evaluator = Evaluator(

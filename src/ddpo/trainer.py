@@ -204,16 +204,15 @@ class Trainer:
 
     def _minibatches(self, iteration: int, experience: Experience) -> Iterator[Minibatch | DenoisingBatch]:
         """Yield a minibatch for each update of the iteration."""
-        config, samples, algorithm = self.config, experience.samples, self.config.algorithm
+        config, samples = self.config, experience.samples
         if isinstance(samples, CleanSamples):
-            assert isinstance(algorithm, WeightedRegression)
             yield from denoising_updates(
                 samples,
                 experience.prompts,
                 experience.credit_B,
                 self.policy.schedule,
                 number=config.updates,
-                size=len(self.runtime.share(algorithm.samples_per_update)),
+                size=len(self.runtime.share(config.samples_per_update)),
                 generator=self._generator(Stream.DENOISING, iteration),
             )
             return

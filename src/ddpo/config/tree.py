@@ -214,6 +214,13 @@ class TrainConfig(_Section):
         assert self.updates_per_iteration is not None
         return self.updates_per_iteration
 
+    @property
+    def samples_per_update(self) -> int:
+        """Samples that an update sees: a part of the iteration's, or as many noised ones as a regression wants."""
+        if isinstance(self.algorithm, WeightedRegression):
+            return self.algorithm.samples_per_update
+        return self.samples_per_iteration // self.updates
+
     def to_yaml(self) -> str:
         """Return the resolved configuration; `load_config` of it gives this configuration again."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

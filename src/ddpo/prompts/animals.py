@@ -49,7 +49,7 @@ def simple_animals(*, part: str = "all") -> PromptSource:
     """Return the 45 common animals, "a cat" ..., metadata `{"animal": "cat"}`. Paper F.7.
 
     `part` is a key of `PARTS`: the 30 to train on and the 15 held out show how training on some animals changes
-    others (paper 6.3, E.1). Raises PromptError when it is another.
+    others (paper E.1). Raises PromptError when it is another.
     """
     _check("simple-animals", "part", part, PARTS)
     animals = [animal for place, animal in enumerate(SIMPLE_ANIMALS) if place % 3 in PARTS[part]]

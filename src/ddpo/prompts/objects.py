@@ -1,4 +1,4 @@
-"""Everyday objects: what no animal prompt asks for, to see how far training on animals reaches (paper 6.3, E.1)."""
+"""Everyday objects: what no animal prompt asks for, to see how far training on animals reaches (paper E.1)."""
 
 from __future__ import annotations
 
