@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ddpo.errors import ExperimentError
-from ddpo.experiments.definition import SCALES, experiment_names, load_experiment, parse_experiment, plan_of
+from ddpo.experiments.definition import experiment_names, load_experiment, parse_experiment, plan_of
 from ddpo.experiments.plan import runs_of
 
 FIGURES = ["figure-1", "figure-2", "figure-3", "figure-4", "figure-6", "figure-7", "figure-8"]
@@ -24,11 +24,12 @@ embedded:
 
 
 def test_the_figures_of_the_paper_come_with_the_package():
-    assert experiment_names() == FIGURES
+    assert set(FIGURES) <= set(experiment_names())
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize(
+    ("name", "scale"), [(name, scale) for name in experiment_names() for scale in load_experiment(name).scales]
+)
 def test_every_run_of_every_experiment_can_be_configured(name, scale):
     experiment = load_experiment(name)
     assert experiment.name == name

@@ -22,7 +22,7 @@ from ddpo.experiments.pages import page
 from ddpo.experiments.pages.markdown import verdict, with_interval
 from ddpo.experiments.publishing import publish
 from ddpo.experiments.results import Runs, read_rows
-from ddpo.experiments.tables import spread
+from ddpo.experiments.tables import DrawingSource, spread
 from ddpo.intervals import over_seeds
 
 ABOUT = {
@@ -202,6 +202,27 @@ def test_figure_6_compares_prompt_sets(tmp_path):
     text = words(folder)
     assert "the effect carries over to animals held out (12 prompts)" in text
     assert "does not clearly carry over to everyday objects" in text
+
+
+def test_figure_6_shows_what_both_models_draw(tmp_path):
+    run = write_run(tmp_path / "run", variant="trained on some animals")
+    for name, level in (("base", 10), ("trained", 200)):
+        (tmp_path / name).mkdir()
+        for place, prompt in enumerate(("a-bed", "a-wolf-spider")):
+            Image.new("RGB", (SIDE, SIDE), (level + place, 0, 0)).save(tmp_path / name / f"{prompt}-0.png")
+    source = write_evaluation(tmp_path / "e.json", "objects", reward="jpeg-compressibility", words="size", change=0.5,
+                              prompts=4, recognition=False)  # fmt: skip
+    drawing = DrawingSource("objects", ("a bed", "a wolf spider"), tmp_path / "base", tmp_path / "trained")
+    run = replace(run, evaluations=(source,), drawings=(drawing,))
+    folder = publish(load_experiment("figure-6"), [run], ABOUT, tmp_path / "results")
+    rows = read_rows(folder / "pictures.csv")
+    assert [(row["prompt"], row["iteration"]) for row in rows] == [
+        ("a bed", "0"), ("a wolf spider", "0"), ("a bed", "8"), ("a wolf spider", "8"),
+    ]  # fmt: skip
+    sheet = np.asarray(Image.open(folder / "pictures.png"))
+    assert [int(sheet[int(row["y"]), int(row["x"]), 0]) for row in rows] == [10, 11, 200, 201]
+    assert (folder / "samples.svg").is_file()
+    assert "Drawn at seed 0 by the base model" in words(folder)
 
 
 def test_figure_8_compares_rounds(tmp_path):

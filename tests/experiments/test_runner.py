@@ -77,7 +77,7 @@ def test_each_slot_has_its_environment(tmp_path):
         "import os, sys, pathlib, time; time.sleep(0.5); "
         "pathlib.Path(sys.argv[1]).write_text(os.environ['CUDA_VISIBLE_DEVICES'] + os.environ['MINE'])"
     )
-    files = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
     steps = [
         Step(file.stem, (sys.executable, "-c", show, str(file)), file, tmp_path, environment={"MINE": "x"})
         for file in files
@@ -150,7 +150,8 @@ def is_alive(pid: int) -> bool:
 
 
 def test_killed_half_way_the_same_command_does_only_the_rest(tmp_path):
-    process = runner_process(tmp_path, "abc", seconds=1.5)
+    run([step(tmp_path, "a")])
+    process = runner_process(tmp_path, "abc", seconds=60)
     until(lambda: (tmp_path / "b" / "half.txt").exists())
     child = pid_of(tmp_path, "b")
     process.kill()  # kill -9: no chance to clean up
@@ -166,7 +167,8 @@ def test_killed_half_way_the_same_command_does_only_the_rest(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_ends_the_subprocesses_and_keeps_what_is_finished(tmp_path, number):
-    process = runner_process(tmp_path, "ab", seconds=1.5)
+    run([step(tmp_path, "a")])
+    process = runner_process(tmp_path, "ab", seconds=60)
     until(lambda: (tmp_path / "b" / "half.txt").exists())
     child = pid_of(tmp_path, "b")
     process.send_signal(number)

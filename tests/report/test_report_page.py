@@ -178,6 +178,15 @@ def test_a_record_that_says_less_breaks_nothing(tmp_path, changes):
     assert "Diagnostics" in page_of(folder).words
 
 
+def test_pictures_come_from_the_run_folder_only(tmp_path):
+    folder = write_run(tmp_path / "run", iterations=4, samples=4)
+    outside = tmp_path / "outside.png"
+    folder.sample_files(4).tiles.rename(outside)
+    for name in ("../../outside.png", str(outside)):
+        change_record(folder, 4, tiles={"file": name, "columns": 2, "width": 64, "height": 64})
+        assert "There are no pictures of iteration 4." in page_of(folder).text
+
+
 def test_a_record_that_cannot_be_read_is_said(tmp_path):
     folder = write_run(tmp_path / "run", iterations=8, samples=4)
     folder.sample_files(4).record.write_text("[1, 2")

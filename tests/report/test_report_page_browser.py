@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from headless_browser import CHROMIUM, Browser
 from PIL import Image
-from synthetic_run import write_run
+from synthetic_run import change_record, write_run
 
 from ddpo.report.page import write_page
 
@@ -94,6 +94,48 @@ def test_the_slider_changes_pictures_captions_and_title(browser, pages, tmp_path
     browser.press("End")
     assert shown() == last
     assert browser.messages == []
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 40), (512, 512)])
+def test_every_tile_shows_its_own_picture_to_the_edge(browser, tmp_path, size):
+    number = 11
+    colours = [((37 * index) % 256, (91 * index + 60) % 256, (151 * index + 120) % 256) for index in range(number)]
+    folder = write_run(tmp_path / "run", iterations=4, samples=number)
+    columns, (width, height) = 4, size
+    for iteration in (0, 4):
+        sheet = Image.new("RGB", (columns * width, 3 * height))
+        for index, colour in enumerate(colours):
+            sheet.paste(colour, (width * (index % columns), height * (index // columns), *_end(index, columns, size)))
+        sheet.save(folder.sample_files(iteration).tiles)
+        tiles = {
+            "file": folder.sample_files(iteration).tiles.name,
+            "columns": columns,
+            "width": width,
+            "height": height,
+        }
+        change_record(folder, iteration, tiles=tiles)
+    write_page([folder.read()], folder.report)
+    browser.open(folder.report, width=1280)
+    browser.evaluate(
+        "document.styleSheets[0].insertRule('.tile { border-radius: 0 !important; box-shadow: none !important }')"
+    )
+    browser.screenshot(tmp_path / "whole.png")
+    boxes = browser.evaluate(
+        "[...document.querySelectorAll('.samples .tile')].map((tile) => tile.getBoundingClientRect())"
+        ".map((box) => [box.left, box.top + scrollY, box.right, box.bottom + scrollY])"
+    )
+    assert len(boxes) == number
+    with Image.open(tmp_path / "whole.png") as shot:
+        for colour, (left, top, right, bottom) in zip(colours, boxes, strict=True):
+            assert (right - left) / (bottom - top) == pytest.approx(width / height, rel=0.02)
+            for x in (left + 2, (left + right) / 2, right - 3):
+                for y in (top + 2, (top + bottom) / 2, bottom - 3):
+                    seen = shot.convert("RGB").getpixel((round(x), round(y)))
+                    assert max(abs(a - b) for a, b in zip(seen, colour, strict=True)) <= 12, (x, y)
+
+
+def _end(index: int, columns: int, size: tuple[int, int]) -> tuple[int, int]:
+    return size[0] * (index % columns + 1), size[1] * (index // columns + 1)
 
 
 def test_play_runs_through_the_evaluations(browser, pages):

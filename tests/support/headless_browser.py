@@ -32,6 +32,7 @@ class Browser:
         ]  # fmt: skip
         self._process = subprocess.Popen(
             ["bash", "-c", script, CHROMIUM, *options],
+            env=os.environ | {"TMPDIR": str(folder)},
             pass_fds=(command_out, answer_in),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

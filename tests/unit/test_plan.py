@@ -273,7 +273,7 @@ class TestAgainstARealRun:
         weights = {p.untyped_storage().data_ptr() for p in pipeline.unet.parameters()}
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept.values()}
         real = sum(size for place, size in storages.items() if place not in weights)
-        assert memory.activations == pytest.approx(real, rel=0.03)  # guidance and the Gaussian keep a little too
+        assert 0 <= real - memory.activations < 0.01 * real  # the Gaussian keeps a little too
 
     def test_result_on_disk(self, tiny_config):
         settings = tiny_config(iterations=1)

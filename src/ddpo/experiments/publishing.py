@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,12 @@ def publish(experiment: Experiment, runs: Sequence[RunSource], about: Mapping[st
     """
     folder, partial = output / experiment.name, output / f".{experiment.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
+    mark = {"budget": about["budget"]}
     for name, rows_of in _TABLES[experiment.figure].items():
-        write_rows(partial / name, [row | {"budget": about["budget"]} for row in rows_of(runs)])
+        write_rows(partial / name, [row | mark for row in rows_of(runs)])
     pictures = _pictures(experiment, runs)
     if pictures:
-        write_pictures(partial, pictures)
+        write_pictures(partial, [replace(picture, row=picture.row | mark) for picture in pictures])
     write_atomically(partial / "about.json", json.dumps(about, indent=1).encode())
     draw(experiment, partial)
     write_page(experiment, partial)

@@ -25,6 +25,9 @@ ALL = "all"
 
 Tell = Callable[[str], None]
 
+_NOT_RECORDED: dict[str, Any] = {"version": "not recorded", "commit": None, "machine": {}}
+"""The origin of a step whose marker does not say it."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -107,7 +110,7 @@ def about_results(
     origins: dict[str, dict[str, Any]] = {}
     for step in steps.values():
         finished = step.finished()
-        origin = finished["origin"]
+        origin = finished.get("origin") or _NOT_RECORDED
         entry = origins.setdefault(json.dumps(origin), {**origin, "steps": 0, "seconds": 0.0})
         entry["steps"] += 1
         entry["seconds"] = round(entry["seconds"] + finished["seconds"], 1)

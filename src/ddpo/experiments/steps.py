@@ -24,7 +24,7 @@ class Step:
     command: tuple[str, ...]
     """Program and arguments."""
     product: Path
-    """The folder or file that the command makes; removed before it is made again."""
+    """The folder or JSON file that the command makes; removed before it is made again."""
     work: Path
     """The work folder, which holds the step's log and lock."""
     cost: float = 1.0
@@ -38,8 +38,8 @@ class Step:
 
     @property
     def marker(self) -> Path:
-        """JSON file that says that the step is finished: inside the product if that is a folder, else beside it."""
-        if self.product.suffix:
+        """JSON file that says that the step is finished: inside the product, or beside it if that is a JSON file."""
+        if self.product.suffix == ".json":
             return self.product.with_suffix(".finished.json")
         return self.product / "finished.json"
 

@@ -247,7 +247,8 @@ def _drawn(run: RunSource, drawing: DrawingSource, folder: Path, iteration: int,
 
 def _in_order(folder: Path, prompts: Sequence[str]) -> list[Path]:
     """Return the file of each prompt: named after its words, as `ddpo sample` does."""
-    return [folder / f"{re.sub(r'[^a-zA-Z0-9_]+', '-', prompt).strip('-')}-0.png" for prompt in prompts]
+    names = [re.sub(r"\W+", "-", prompt).strip("-") for prompt in prompts]
+    return [folder / f"{name}-0.png" for name in names]
 
 
 def _distinct_prompts(record: EvaluationRecord) -> dict[str, None]:

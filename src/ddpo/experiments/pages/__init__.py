@@ -81,10 +81,10 @@ def _origin(about: About, folder: Path) -> str:
     ]
     for origin in about.made_with:
         commit = f", commit {origin['commit']}" if origin["commit"] else ""
-        machine = ", ".join(f"{name} {value}" for name, value in origin["machine"].items())
+        machine = "".join(f", {name} {value}" for name, value in origin["machine"].items())
         lines.append(
             f"{count(origin['steps'], 'step')} in {duration(origin['seconds'])} of computing: ddpo {origin['version']}"
-            f"{commit}; {machine}"
+            f"{commit}{machine}"
         )
     files = [f"`{name}`: {what}" for name, what in _FILES.items() if (folder / name).is_file()]
     return f"{bullets(lines)}\n\nFiles:\n\n{bullets(files)}"

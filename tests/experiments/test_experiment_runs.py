@@ -10,8 +10,27 @@ from pathlib import Path
 import pytest
 
 from ddpo.experiments import machine
-from ddpo.experiments.definition import load_experiment, parse_experiment
+from ddpo.experiments.definition import load_experiment, parse_experiment, plan_of
 from ddpo.experiments.plan import changed_settings, runs_of, steps_of
+from ddpo.experiments.steps import Step
+
+GENERALISATION = """
+name: mine
+title: Mine
+summary: two recipes on two prompt sets
+figure: generalisation
+embedded:
+  recipes: [emoji-compressibility, emoji-incompressibility]
+  variants: {some animals: [algorithm=ddpo-is, "prompts={name: simple-animals, part: train}"]}
+  queries: 1024
+  evaluations: 1
+  evaluate:
+    - label: held out
+      prompts: "{name: simple-animals, part: held-out}"
+      rewards: [judge-recognition]
+      show: [a horse]
+    - {label: everyday objects, prompts: everyday-objects, show: [a balloon, a bed]}
+"""
 
 ORIGIN = {"version": "0", "commit": None, "machine": {}}
 
@@ -24,17 +43,15 @@ def test_figures_share_their_runs():
     ours = {name for name in names("figure-3", seeds=1) if "_ddpo-is_" in name}
     assert len(ours) == 3
     assert names("figure-1") == names("figure-2") == ours
-    # One half of Figure 4 and of Figure 8 is in Figure 3 too.
-    assert len(names("figure-4") & names("figure-3")) == 3
-    assert len(names("figure-8") & names("figure-3")) == 3
 
 
 def test_equal_queries_whatever_the_algorithm_and_the_budget():
     runs = runs_of(load_experiment("figure-3"), "embedded", seeds=1)
-    assert {run.queries for run in runs} == {2048}
+    queries = plan_of(load_experiment("figure-3"), "embedded").queries
+    assert {run.queries for run in runs} == {queries}
     assert len({run.config.samples_per_iteration for run in runs}) > 1  # RWR draws more samples an iteration
     halved = runs_of(load_experiment("figure-3"), "embedded", seeds=1, budget=0.5)
-    assert {run.queries for run in halved} == {1024}
+    assert {run.queries for run in halved} == {queries // 2}
     assert not {run.name for run in runs} & {run.name for run in halved}
 
 
@@ -44,16 +61,19 @@ def test_a_tiny_budget_still_trains():
 
 
 def test_evaluations_are_spread_over_the_queries():
+    plan = plan_of(load_experiment("figure-3"), "embedded")
     for run in runs_of(load_experiment("figure-3"), "embedded", seeds=1):
-        assert run.config.evaluation.every * run.config.samples_per_iteration == 512  # a quarter of 2048
+        between = run.config.evaluation.every * run.config.samples_per_iteration
+        # Where an iteration has more samples than a share of the queries, every iteration is evaluated.
+        assert between == max(plan.queries / plan.evaluations, run.config.samples_per_iteration)
 
 
 def test_all_first_seeds_come_first_and_no_run_twice():
-    runs = [run for name in ("figure-1", "figure-3", "figure-8") for run in runs_of(load_experiment(name), "embedded")]
+    runs = [run for name in ("figure-1", "figure-3", "figure-2") for run in runs_of(load_experiment(name), "embedded")]
     steps = steps_of(runs, Path("work"), {}, ORIGIN)
     seeds = [int(step.name.partition("seed-")[2][0]) for step in steps]
     assert seeds == sorted(seeds)
-    assert len(steps) == len({step.name for step in steps}) == 36 + 3
+    assert len(steps) == len({step.name for step in steps}) == 36
 
 
 def test_the_name_tells_recipe_settings_and_seed():
@@ -69,22 +89,39 @@ def test_the_name_tells_recipe_settings_and_seed():
 
 
 def test_a_step_is_a_command_that_anybody_can_type():
-    run = runs_of(load_experiment("figure-6"), "embedded", seeds=1)[0]
-    training, *evaluations = steps_of([run], Path("work"), {"OMP_NUM_THREADS": "1"}, ORIGIN)
+    run = runs_of(parse_experiment(GENERALISATION, "mine"), "embedded", seeds=1)[0]
+    training, *others = steps_of([run], Path("work"), {"OMP_NUM_THREADS": "1"}, ORIGIN)
+    evaluations = [step for step in others if "evaluate" in step.command]
     assert training.command[:5] == (sys.executable, "-m", "ddpo", "train", "emoji-compressibility")
     assert "prompts={name: simple-animals, part: train}" in training.command
     assert training.command[-3:] == ("--output", f"work/{run.name}", "--quiet")
     assert training.environment == {"OMP_NUM_THREADS": "1"}
-    assert len(evaluations) == 3
+    assert len(evaluations) == 2
     for step in evaluations:
         assert step.after == training.name
         assert step.command[3:5] == ("evaluate", f"work/{run.name}")
         assert step.marker.parent == step.product.parent
         assert step.marker != step.product
-    held_out = evaluations[1].command
+    held_out = evaluations[0].command
     assert held_out[held_out.index("--prompts") + 1] == "{name: simple-animals, part: held-out}"
     rewards = [held_out[place + 1] for place, word in enumerate(held_out) if word == "--reward"]
     assert rewards == ["jpeg-compressibility", "judge-recognition"]
+
+
+def test_the_first_seed_draws_what_is_shown_and_the_base_model_only_once():
+    runs = runs_of(parse_experiment(GENERALISATION, "mine"), "embedded", seeds=2)
+    drawings = [step for step in steps_of(runs, Path("work"), {}, ORIGIN) if "sample" in step.command]
+    of_base = [step for step in drawings if step.command[4] == "embedded"]
+    assert len(of_base) == 2  # a folder a prompt set, for both recipes
+    assert len(drawings) == 2 + 2 * 2
+    assert all("seed-0" in step.command[4] for step in drawings if step not in of_base)
+    run = runs[0].config
+    assert of_base[0].command[5:9] == ("--steps", str(run.sampler.steps), "--guidance-scale", str(run.guidance_scale))
+
+
+def test_a_run_name_with_a_point_in_it_is_a_folder(tmp_path):
+    step = Step("lr-0.01_x", ("true",), tmp_path / "lr-0.01_x", tmp_path)
+    assert step.marker == tmp_path / "lr-0.01_x" / "finished.json"
 
 
 def test_a_recipe_that_changed_after_a_run_is_noticed(tmp_path):
