@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from ddpo.errors import RunFolderError
 
 _NAME = "samples"
 """The tensor in a shard."""
@@ -40,7 +42,7 @@ class CleanSamples:
         """Append samples `(B, ...)` from any device.
 
         Raises:
-            OSError: a shard cannot be written.
+            RunFolderError: a shard cannot be written.
         """
         samples = samples.detach().to("cpu", torch.float32).contiguous()
         if samples.nbytes <= self._left:
@@ -48,9 +50,15 @@ class CleanSamples:
             self._parts.append(samples.clone())
             return
         self._left = 0  # what follows a shard is in shards
-        self._folder.mkdir(parents=True, exist_ok=True)
         shard = _Shard(self._folder / f"samples-{len(self._parts):06d}.safetensors", len(samples))
-        save_file({_NAME: samples}, shard.file)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            save_file({_NAME: samples}, shard.file)
+        except (OSError, SafetensorError) as error:
+            raise RunFolderError(
+                f"{self._folder}: {samples.nbytes / 1e6:.0f} MB of samples cannot be written ({error}); make room, or "
+                "raise algorithm.memory_gb to keep them in memory."
+            ) from error
         self._parts.append(shard)
 
     def take(self, index_N: Tensor) -> Tensor:

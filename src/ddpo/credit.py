@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ddpo.advantages import RunningStatistics, batch_advantages, group_advantages, leave_one_out_advantages
 from ddpo.algorithms import WeightedRegression
 from ddpo.config import TrainConfig
+from ddpo.intervals import standard_error
 from ddpo.weights import effective_samples
 
 Metrics = dict[str, float]
@@ -56,11 +55,14 @@ class Credit:
         return advantage_B if limit is None else advantage_B.clip(-limit, limit)
 
 
-def reward_statistics(reward_B: NDArray[np.float64]) -> Metrics:
-    """Return mean, sample standard deviation and standard error of the rewards `(B,)` of an iteration."""
-    std = float(reward_B.std(ddof=1)) if len(reward_B) > 1 else 0.0
+def reward_statistics(reward_B: NDArray[np.float64], samples_per_prompt: int) -> Metrics:
+    """Return mean, sample standard deviation and standard error of the rewards `(B,)` of an iteration.
+
+    Consecutive samples of one drawn prompt are alike: the standard error is over drawn prompts.
+    """
+    drawn_B = [index // samples_per_prompt for index in range(len(reward_B))]
     return {
         "reward/mean": float(reward_B.mean()),
-        "reward/std": std,
-        "reward/standard_error": std / math.sqrt(len(reward_B)),
+        "reward/std": float(reward_B.std(ddof=1)) if len(reward_B) > 1 else 0.0,
+        "reward/standard_error": standard_error(reward_B, drawn_B),
     }

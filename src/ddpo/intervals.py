@@ -66,9 +66,26 @@ def bootstrap(
     generator = np.random.default_rng(seed)
     weights = generator.multinomial(number, np.full(number, 1 / number), size=resamples)
     low, high = np.quantile((weights @ sum_C) / (weights @ size_C), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    residual_C = sum_C - mean * size_C
-    error = float(np.sqrt(number / (number - 1) * np.square(residual_C).sum()) / len(value_N))
-    return Mean(mean, error, float(low), float(high), number)
+    return Mean(mean, _error(sum_C, size_C), float(low), float(high), number)
+
+
+def standard_error(values: ArrayLike, clusters: Sequence[Hashable]) -> float:
+    """Return the linearised standard error of the mean of `(N,)` values over clusters, such as drawn prompts.
+
+    With a cluster for each value it is the sample standard deviation over sqrt(N), as it is where all are in one
+    cluster, which says nothing of others; 0 for a single value.
+    """
+    value_N = _finite(values)
+    if len(value_N) == 1:
+        return 0.0
+    one = len(set(clusters)) == 1
+    return _error(*_clustered(value_N, range(len(value_N)) if one else clusters))
+
+
+def _error(sum_C: Array, size_C: Array) -> float:
+    number, total = len(sum_C), size_C.sum()
+    residual_C = sum_C - sum_C.sum() / total * size_C
+    return float(np.sqrt(number / (number - 1) * np.square(residual_C).sum()) / total)
 
 
 def _clustered(value_N: Array, clusters: Sequence[Hashable]) -> tuple[Array, Array]:

@@ -47,6 +47,8 @@ class Experience:
     """This process's samples: their trajectories, or x_0 alone where the algorithm is a regression."""
     prompts: list[str]
     """Their prompts."""
+    first: int
+    """Index of the first of them among those of all processes."""
     credit_B: torch.Tensor
     """`(B,)` float32: their advantages, or their weights in a regression."""
     metrics: Metrics
@@ -130,8 +132,9 @@ class Trainer:
         return Experience(
             Trajectory.concatenate(trajectories) if clean is None else clean,
             [prompt.text for prompt in prompts],
+            own.start,
             torch.as_tensor(credit_B, dtype=torch.float32, device=self.policy.device),
-            reward_statistics(reward_B) | metrics | watch.laps,
+            reward_statistics(reward_B, config.samples_per_prompt) | metrics | watch.laps,
         )
 
     def _clean_samples(self, folder: Path) -> CleanSamples | None:
@@ -213,7 +216,7 @@ class Trainer:
                 self.policy.schedule,
                 number=config.updates,
                 size=len(self.runtime.share(config.samples_per_update)),
-                generator=self._generator(Stream.DENOISING, iteration),
+                generator=self._generator(Stream.DENOISING, iteration, experience.first),
             )
             return
         for epoch in range(config.inner_epochs):

@@ -8,12 +8,13 @@ import pytest
 import torch
 from mixture import MODES, SPREAD, MixturePolicy, position, tilted_mean, tilted_share
 
+from ddpo.clean_samples import CleanSamples
 from ddpo.config import parse_config
 from ddpo.distributed import Runtime
 from ddpo.prompts import from_list
 from ddpo.rewards import load_reward
 from ddpo.rollout import rollout
-from ddpo.trainer import Trainer
+from ddpo.trainer import Experience, Trainer
 
 SETTINGS = {
     "ddpo-is": {"algorithm": {"name": "ddpo-is", "clip_nats": 0.2}, "iterations": 10, "learning_rate": 3e-2},
@@ -85,6 +86,18 @@ def test_one_round_of_rwr_is_the_kl_regularised_optimum(tmp_path, beta):
     # Kish with weights exp(beta x): E[w]^2 / E[w^2], over the two Gaussians
     mean, square = (math.cosh(b) * math.exp(b * b * SPREAD**2 / 2) for b in (beta, 2 * beta))
     assert metrics[0]["weight/effective_samples"] / 8192 == pytest.approx(mean**2 / square, rel=0.05)
+
+
+def test_processes_draw_timesteps_and_noise_of_their_own(tmp_path):
+    config = parse_config({"algorithm": {"name": "rwr", "samples_per_update": 8}, "updates_per_iteration": 1})
+    runtime = Runtime(device="cpu", threads=1)
+    trainer = Trainer(config, MixturePolicy(), load_reward(position), from_list(["a"]), runtime)
+    samples = CleanSamples(tmp_path, memory_bytes=1 << 20)
+    samples.add(torch.zeros(8, 1))
+    parts = [Experience(samples, ["a"] * 8, first, torch.ones(8), {}) for first in (0, 8)]
+    first, second = (next(iter(trainer._minibatches(1, part))) for part in parts)
+    assert not torch.equal(first.timestep_N, second.timestep_N)
+    assert not torch.equal(first.noise, second.noise)
 
 
 def test_samples_on_disk_train_the_same_policy(tmp_path):

@@ -108,6 +108,26 @@ def test_cfg_training_false_keeps_the_density_and_holds_the_unconditional_branch
     assert not torch.allclose(gradients[0], gradients[1], rtol=1e-2)
 
 
+@pytest.mark.parametrize("cfg_training", [True, False])
+def test_regression_trains_the_guided_prediction_or_the_conditional_one(tiny_pipeline, cfg_training):
+    # eq. 5 with w = 3: 3 eps(x, c) - 2 eps(x); without CFG training eps(x, c) alone (G.1, Figure 8).
+    policy = load(tiny_pipeline(), cfg_training=cfg_training)
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    timestep_B, prompts = torch.tensor([700, 3]), ["a cat", "a dog"]
+    policy.predict(x, timestep_B, policy.encode(prompts)).square().mean().backward()
+    gradient = torch.cat([p.grad.flatten() for p in policy.parameters()])
+    unet, conditioning = policy.pipeline.unet, policy.encode(prompts)
+    unet.zero_grad()
+    conditional = unet(x, timestep_B, conditioning["prompt"]).sample
+    expected = conditional
+    if cfg_training:
+        expected = 3 * conditional - 2 * unet(x, timestep_B, conditioning["negative"]).sample
+    torch.testing.assert_close(policy.predict(x, timestep_B, conditioning), expected, rtol=1e-4, atol=1e-5)
+    expected.square().mean().backward()
+    reference = torch.cat([p.grad.flatten() for p in policy.parameters()])
+    torch.testing.assert_close(gradient, reference, rtol=1e-3, atol=1e-5)
+
+
 def test_gradient_checkpointing_recomputes_and_changes_no_gradient(tiny_pipeline):
     gradients, passes = [], []
     for checkpointing in (False, True):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import resource
+import signal
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from ddpo.clean_samples import CleanSamples
+from ddpo.errors import RunFolderError
 
 PARTS = [torch.arange(first, first + 3.0)[:, None, None] * torch.ones(2, 2) for first in (0, 3, 6, 9)]
 BYTES = 3 * 4 * 4
@@ -43,3 +47,21 @@ def test_what_is_kept_does_not_change_with_the_tensor_it_came_from(tmp_path):
     samples.add(part)
     part.zero_()
     assert samples.take(torch.tensor([1])).item() == 1
+
+
+def test_a_disk_that_takes_no_more_is_one_sentence(tmp_path):
+    (tmp_path / "shards").write_text("a file where the folder should be")
+    with pytest.raises(RunFolderError, match=r"samples cannot be written .* raise algorithm.memory_gb"):
+        CleanSamples(tmp_path / "shards", memory_bytes=0).add(PARTS[0])
+
+
+def test_a_write_that_fails_midway_is_too(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(RunFolderError, match="cannot be written"):
+            CleanSamples(tmp_path / "shards", memory_bytes=0).add(torch.zeros(1000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)

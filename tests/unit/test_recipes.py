@@ -161,8 +161,60 @@ def test_naming_an_algorithm_brings_its_settings_along_before_the_users_own(tmp_
 
 
 @pytest.mark.parametrize(
+    ("tree", "overrides"),
+    [
+        ({"algorithm": "rwr"}, ["algorithm=rwr"]),
+        ({"algorithm": "ddpo-is"}, []),
+        ({"algorithm": {"name": "rwr", "memory_gb": 1}}, ["algorithm=rwr", "algorithm.memory_gb=1"]),
+        ({"algorithm": {"clip_range": 0.001}}, ["algorithm.clip_range=0.001"]),
+        ({"sampler": "ancestral"}, ["sampler=ancestral"]),
+        ({"advantage": "group"}, ["advantage=group"]),
+        ({"advantage": {"name": "group"}}, ["advantage=group"]),
+        ({"model": {"variant": "fp16"}}, ["model.variant=fp16"]),
+        ({"prompts": {"part": "train"}}, ["prompts.part=train"]),
+        ({"prompts": "activities"}, ["prompts=activities"]),
+        ({"reward": "judge"}, ["reward=judge"]),
+        ({"evaluation": {"number": 3}}, ["evaluation.number=3"]),
+    ],
+)
+@pytest.mark.parametrize("recipe", ["emoji-compressibility", "compressibility"])
+def test_a_setting_in_a_file_is_the_setting_on_the_command_line(tmp_path, recipe, tree, overrides):
+    if recipe == "compressibility" and "advantage" in tree:
+        tree, overrides = tree | {"samples_per_prompt": 4}, [*overrides, "samples_per_prompt=4"]
+    file = write(tmp_path / "mine.yaml", {"extends": recipe, "name": "mine"} | tree)
+    assert load_config(file) == load_config(recipe, [*overrides, "name=mine"])
+
+
+def test_a_nameless_section_belongs_to_the_algorithm_of_its_file(tmp_path):
+    file = write(tmp_path / "mine.yaml", {"algorithm": {"clip_nats": 1.0}})
+    assert load_config(file).algorithm.clip_nats == 1.0
+    assert load_config(file, ["algorithm=rwr"]).algorithm.beta == 0.2
+
+
+def test_the_last_named_algorithm_has_its_recipes_settings():
+    assert load_config("emoji-judge", ["algorithm=ddpo-is", "algorithm=rwr"]) == load_config(
+        "emoji-judge", ["algorithm=rwr"]
+    )
+
+
+def test_what_a_file_extends_is_found_beside_it(tmp_path):
+    (tmp_path / "folder").mkdir()
+    write(tmp_path / "folder" / "base.yaml", {"extends": "emoji-judge", "iterations": 3})
+    assert load_config(write(tmp_path / "folder" / "mine.yaml", {"extends": "base.yaml"})).iterations == 3
+
+
+def test_a_regression_does_not_mind_how_advantages_are_made():
+    assert load_config("compressibility", ["algorithm=rwr", "advantage=group"]).algorithm.name == "rwr"
+
+
+@pytest.mark.parametrize(
     ("tree", "message"),
     [
+        ({"extends": ["emoji-judge"]}, "extends: must be the name of a recipe or a file"),
+        ({"extends": {"a": 1}}, "extends: must be the name of a recipe or a file"),
+        ({"algorithms": {"rwr": 5}}, "algorithms: must hold"),
+        ({"algorithms": {"rwrr": {}}}, "algorithms: unknown algorithm 'rwrr'. Did you mean 'rwr'?"),
+        ({"algorithms": {"rwr": {"learning_rat": 1}}}, "algorithms.rwr.learning_rat: unknown key. Did you mean"),
         ({"extends": "nothing"}, "no recipe 'nothing'"),
         ({"extends": "emoji-judge", "algorithms": 3}, "algorithms: must hold"),
         ({"algorithm": {"name": "rwr"}, "inner_epochs": 2}, "inner_epochs: rwr draws its own timesteps"),

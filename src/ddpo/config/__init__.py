@@ -1,6 +1,7 @@
-"""The configuration of a run: a strict, typed tree (`tree`), read from recipes and overrides (`loading`)."""
+"""The configuration of a run: a strict, typed tree (`tree`), read from recipes (`layers`) and overrides (`loading`)."""
 
-from ddpo.config.loading import DEFAULT_RECIPE, load_config, recipes
+from ddpo.config.layers import recipes
+from ddpo.config.loading import DEFAULT_RECIPE, load_config
 from ddpo.config.tree import TrainConfig
 from ddpo.config.validation import parse_config
 

@@ -179,29 +179,30 @@ class TrainConfig(_Section):
     def _sizes_fit(self) -> TrainConfig:
         updates = self.algorithm.default_updates if self.updates_per_iteration is None else self.updates_per_iteration
         object.__setattr__(self, "updates_per_iteration", updates)
-        divisors = {"samples_per_prompt": self.samples_per_prompt}
+        self._divides("samples_per_prompt", self.samples_per_prompt)
         if isinstance(self.algorithm, WeightedRegression):
             self._check_regression(self.algorithm)
-        else:
-            divisors["updates_per_iteration"] = updates
+            return self
         limit = self.algorithm.max_updates
         if limit is not None and updates * self.inner_epochs > limit:
             raise ValueError(
                 f"updates_per_iteration: {self.algorithm.name} is on-policy and makes {limit} update an iteration, "
                 f"not {updates * self.inner_epochs}; use algorithm=ddpo-is for more"
             )
-        for name, divisor in divisors.items():
-            if self.samples_per_iteration % divisor:
-                raise ValueError(
-                    f"samples_per_iteration: {self.samples_per_iteration} does not divide by {name} ({divisor}); "
-                    f"{self.samples_per_iteration // divisor * divisor or divisor} would"
-                )
+        self._divides("updates_per_iteration", updates)
         if self.advantage.name in ("group", "leave-one-out") and self.samples_per_prompt == 1:
             raise ValueError(
                 f"advantage.name: '{self.advantage.name}' compares samples of one prompt; set samples_per_prompt to "
                 "2 or more"
             )
         return self
+
+    def _divides(self, name: str, divisor: int) -> None:
+        if self.samples_per_iteration % divisor:
+            raise ValueError(
+                f"samples_per_iteration: {self.samples_per_iteration} does not divide by {name} ({divisor}); "
+                f"{self.samples_per_iteration // divisor * divisor or divisor} would"
+            )
 
     def _check_regression(self, algorithm: WeightedRegression) -> None:
         for name, value in (("inner_epochs", self.inner_epochs), ("timestep_fraction", self.timestep_fraction)):
