@@ -14,6 +14,7 @@ import yaml
 from ddpo.config.tree import TrainConfig
 from ddpo.config.validation import parse_config
 from ddpo.errors import ConfigError, nearest
+from ddpo.rewards import names_rewards
 
 RECIPES = resources.files("ddpo") / "recipes"
 DEFAULT_RECIPE = "emoji-compressibility"
@@ -103,6 +104,7 @@ def _merge(tree: dict[str, Any], over: Mapping[str, Any]) -> None:
     for key, value in over.items():
         former = tree.get(key)
         renamed = key in _NAMED_SECTIONS and _name_of(value) is not None
+        renamed = renamed or (key == "reward" and names_rewards(value))
         if isinstance(value, dict) and isinstance(former, dict) and not renamed:
             _merge(former, value)
         else:
@@ -135,10 +137,17 @@ def _read(name: str, *, shared: bool) -> dict[str, Any]:
 def _run_name(recipe_name: str, recipe: Mapping[str, Any], tree: Mapping[str, Any]) -> str:
     """Return the recipe's name, or what the run trains where that differs: `redness`, `redness-ddpo-sf`."""
 
-    reward, algorithm = str(_name_of(tree.get("reward"))), str(_name_of(tree.get("algorithm")))
-    name = recipe_name if reward == str(_name_of(recipe.get("reward"))) else reward.rpartition(":")[2]
+    reward, algorithm = _reward_words(tree.get("reward")), str(_name_of(tree.get("algorithm")))
+    name = recipe_name if reward == _reward_words(recipe.get("reward")) else reward
     changed = algorithm != str(_name_of(recipe.get("algorithm")))
     return re.sub(r"[^\w.-]+", "-", f"{name}-{algorithm}" if changed else name).strip("-")
+
+
+def _reward_words(section: Any) -> str:
+    """Return a reward's name, of a weighted sum those in it, without their files or modules."""
+    name = _name_of(section)
+    names = [name] if name is not None or not names_rewards(section) else list(section)
+    return "-".join(str(name).rpartition(":")[2] for name in names)
 
 
 _NAMED_SECTIONS = ("algorithm", "reward", "prompts", "model")
