@@ -237,6 +237,7 @@ def test_cached_reaches_every_component_and_tells_mistakes_with_the_right_sample
         ({"judge": True}, "a number for each reward"),
         ({"judge": float("nan")}, "a number for each reward"),
         ({}, "needs a 'name'"),
+        ({"name": ["judge"]}, "needs a 'name' that is text, not \\['judge'\\]"),
         ("clip", "'clip' combines others"),
         ("prodct", "Did you mean 'product'"),
         ({"name": "sum", "reward": ["judge"]}, "'sum' has no option 'reward'. Did you mean 'rewards'"),

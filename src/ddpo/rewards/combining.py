@@ -34,7 +34,7 @@ _TERM = ("weight", "normalise", "clip")
 
 def is_combination(spec: object) -> bool:
     """Return whether `spec` is a mapping that combines rewards."""
-    return isinstance(spec, Mapping) and (spec.get("name") in _COMBINATORS or is_weighted_sum(spec))
+    return _names_combinator(spec) or is_weighted_sum(spec)
 
 
 def is_weighted_sum(spec: object) -> bool:
@@ -72,7 +72,7 @@ def repeatable_spec(spec: object) -> Any:
     if is_weighted_sum(spec):
         return {repeatable_spec(reward): weight for reward, weight in spec.items()}
     kinds: dict[str, Callable[[Any], Any]] = {"name": anchored}
-    if spec.get("name") in _COMBINATORS or "name" not in spec:  # else these are options of the user's function
+    if _names_combinator(spec) or "name" not in spec:  # else these are options of the user's function
         kinds |= {"reward": repeatable_spec, "rewards": lambda rewards: [repeatable_spec(reward) for reward in rewards]}
     return {key: kinds[key](value) if key in kinds else value for key, value in spec.items()}
 
@@ -202,6 +202,11 @@ _COMBINATORS = {
         _cached, ("reward", "size"), "reward", "`reward`, which scores the same sample once; `size` scores are kept"
     ),
 }
+
+
+def _names_combinator(spec: object) -> bool:
+    name = spec.get("name") if isinstance(spec, Mapping) else None
+    return isinstance(name, str) and name in _COMBINATORS
 
 
 def _check_options(name: str, options: Collection[str], combinator: _Combinator) -> None:
