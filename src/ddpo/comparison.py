@@ -5,29 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ddpo.distributed import Runtime
 from ddpo.diversity import diversity
-from ddpo.errors import RewardError
 from ddpo.intervals import LEVEL, Mean, bootstrap
 from ddpo.policy import Policy
 from ddpo.prompts import Prompt, PromptSource, load_prompts
 from ddpo.randomness import Stream, derive_seed
-from ddpo.rewards import NamedReward, Reward, load_reward, score, to_uint8
+from ddpo.rewards import RewardSpec, Scorer, load_reward, to_uint8
 from ddpo.sampling import draw, load_policy, sampling_config
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Array = NDArray[np.float64]
 PromptSpec = str | PromptSource | Sequence[str | Mapping[str, Any]] | Mapping[str, Any]
 """Anything that stands for prompts in a configuration."""
-RewardSpec = str | Reward | NamedReward | Mapping[str, Any]
-"""Anything that stands for a reward in a configuration."""
 Progress = Callable[[str, int, int], None]
 """Told which model is being sampled, and how many samples are done out of how many."""
 
@@ -159,7 +153,7 @@ def compare(
     chosen = load_prompts(config.prompts if prompts is None else prompts)
     required = [config.reward] if rewards is None else rewards
     optional = config.evaluation.rewards if rewards is None else []
-    scorer = _Scorer([load_reward(reward) for reward in required], [load_reward(reward) for reward in optional])
+    scorer = Scorer([load_reward(reward) for reward in required], [load_reward(reward) for reward in optional])
     runtime = Runtime(device=config.device, threads=config.threads)
     places = range(len(chosen.prompts))
     seed_PN = [[derive_seed(seed, Stream.COMPARISON, place, index) for index in range(seeds)] for place in places]
@@ -173,40 +167,14 @@ def compare(
     base, trained = measure(load_policy(untrained, runtime.device), "base model"), None
     if weights is not None:
         trained = measure(load_policy(config, runtime.device, weights), "trained model")
-    labels = {reward.key: reward.label for reward in scorer.rewards}
-    return Comparison(source, list(chosen.prompts), seed_PN, labels, base, trained, scorer.not_measured)
-
-
-class _Scorer:
-    """Scores pictures by every reward; one that is not required and fails is left out from then on."""
-
-    def __init__(self, required: Sequence[NamedReward], optional: Sequence[NamedReward]) -> None:
-        self._required = {reward.key for reward in required}
-        everything = [*required, *optional]
-        first_of_key = {reward.key: reward for reward in reversed(everything)}
-        self.rewards = [first_of_key[key] for key in dict.fromkeys(reward.key for reward in everything)]
-        self.not_measured: list[str] = []
-
-    def __call__(self, images: Tensor, prompts: Sequence[Prompt], first: int) -> dict[str, Array]:
-        """Return the scores `(B,)` by the reward's key of images `(B, 3, H, W)`, samples `first` and after."""
-        texts, metadata = [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts]
-        scores = {}
-        for reward in list(self.rewards):
-            try:
-                scores[reward.key] = score(reward, images, texts, metadata, first_index=first)
-            except RewardError as error:
-                if reward.key in self._required:
-                    raise
-                self.rewards.remove(reward)
-                self.not_measured.append(str(error))
-        return scores
+    return Comparison(source, list(chosen.prompts), seed_PN, scorer.labels, base, trained, scorer.not_measured)
 
 
 def _measure(
     policy: Policy,
     prompts: Sequence[Prompt],
     seed_PN: Sequence[Sequence[int]],
-    scorer: _Scorer,
+    scorer: Scorer,
     *,
     batch_size: int,
     progress: Callable[[int, int], None],
@@ -219,13 +187,12 @@ def _measure(
     for first in range(0, len(sample_S), batch_size):
         part, part_seeds = zip(*sample_S[first : first + batch_size], strict=True)
         images = draw(policy, [prompt.text for prompt in part], part_seeds, batch_size=batch_size)
-        scores.append(scorer(images, part, first))
+        texts, metadata = [prompt.text for prompt in part], [prompt.metadata for prompt in part]
+        scores.append(scorer.score(images, texts, metadata, first_index=first))
         pixels.append(to_uint8(images.numpy()))
         progress(first + len(part), len(sample_S))
-    scores_PN = {
-        reward.key: np.concatenate([part[reward.key] for part in scores]).reshape(number, seeds)
-        for reward in scorer.rewards
-    }
+    score_S = scorer.combine(scores, [prompt.text for prompt, _ in sample_S])
+    scores_PN = {key: values.reshape(number, seeds) for key, values in score_S.items()}
     if seeds == 1:
         return Measured(scores_PN, None)
     pixels_PN = np.concatenate(pixels).reshape(number, seeds, *pixels[0].shape[1:])

@@ -9,6 +9,7 @@ from ddpo.advantages import RunningStatistics, batch_advantages, group_advantage
 from ddpo.algorithms import WeightedRegression
 from ddpo.config import TrainConfig
 from ddpo.intervals import standard_error
+from ddpo.rewards import ComponentScores, LoadedReward
 from ddpo.weights import effective_samples
 
 Metrics = dict[str, float]
@@ -63,6 +64,22 @@ def reward_statistics(reward_B: NDArray[np.float64], samples_per_prompt: int) ->
     drawn_B = [index // samples_per_prompt for index in range(len(reward_B))]
     return {
         "reward/mean": float(reward_B.mean()),
-        "reward/std": float(reward_B.std(ddof=1)) if len(reward_B) > 1 else 0.0,
+        "reward/std": _sample_std(reward_B),
         "reward/standard_error": standard_error(reward_B, drawn_B),
     }
+
+
+def component_statistics(reward: LoadedReward, scores: ComponentScores) -> Metrics:
+    """Return mean and sample standard deviation of each component's raw scores; nothing for a plain reward."""
+    if list(reward.components) == [reward.key]:
+        return {}
+    statistics = {"mean": lambda score_B: float(score_B.mean()), "std": _sample_std}
+    return {
+        f"reward/{key}/{name}": statistic(score_B)
+        for key, score_B in scores.by_key.items()
+        for name, statistic in statistics.items()
+    }
+
+
+def _sample_std(value_B: NDArray[np.float64]) -> float:
+    return float(value_B.std(ddof=1)) if len(value_B) > 1 else 0.0

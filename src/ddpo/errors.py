@@ -22,6 +22,10 @@ class RewardError(DDPOError):
     """A reward that raised, or returned NaN, an infinity or the wrong number of scores."""
 
 
+class PictureError(DDPOError):
+    """A picture file that does not exist or cannot be read."""
+
+
 class PromptError(DDPOError):
     """A prompt source that does not exist or holds nothing usable."""
 

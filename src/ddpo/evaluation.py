@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpo.diversity import diversity
-from ddpo.errors import RewardError
 from ddpo.policy import Policy
 from ddpo.prompts.source import Prompt, PromptSource
 from ddpo.randomness import Stream, sample_seeds
 from ddpo.reference import BaseParameters, kl_to_base
 from ddpo.report.grid import draw_before_after, draw_grid, draw_tiles, tile_columns
-from ddpo.rewards import NamedReward, score, to_uint8
+from ddpo.rewards import LoadedReward, Scorer, to_uint8
 from ddpo.rollout import rollout
 from ddpo.run_folder import RunFolder
 from ddpo.trajectory import Trajectory
@@ -32,7 +31,7 @@ class Evaluation:
     pixels: NDArray[np.uint8]
     """`(B, H, W, 3)`."""
     scores: dict[str, NDArray[np.float64]]
-    """Each measured reward's `(B,)` scores, by the reward's key; the trained reward comes first."""
+    """Each measured reward's `(B,)` scores, by its key; the trained reward comes first, then its components."""
 
     kl_to_base: float | None = None
     """Mean divergence of the trajectories from the base model, nats; None: not measured."""
@@ -62,7 +61,7 @@ class Evaluator:
     def __init__(
         self,
         source: PromptSource,
-        rewards: Sequence[NamedReward],
+        rewards: Sequence[LoadedReward],
         *,
         number: int,
         seed: int,
@@ -77,17 +76,23 @@ class Evaluator:
         self._seeds = sample_seeds(seed, Stream.FIXED_SAMPLE, 0, range(number))
         self._batch_size = min(batch_size, number)
         self._base = base
-        first_of_key = {
-            reward.key: reward for reward in reversed(rewards)
-        }  # the trained reward before one only measured
-        self.rewards = [first_of_key[key] for key in dict.fromkeys(reward.key for reward in rewards)]
-        self.not_measured: list[str] = []
+        self._scorer = Scorer(rewards[:1], rewards[1:])
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Words with the unit for everything measured, by key."""
+        return self._scorer.labels
+
+    @property
+    def not_measured(self) -> list[str]:
         """Why other rewards than the trained one cannot be measured on these prompts."""
+        return self._scorer.not_measured
 
     def evaluate(self, policy: Policy, iteration: int) -> Evaluation:
         """Draw and score the fixed samples.
 
-        A reward that is only measured and fails is measured no more (the judge knows nothing of houses).
+        A reward that is only measured and fails is measured no more (the judge knows nothing of houses). Where a
+        combined reward normalises, it does so over the samples of the first evaluation.
 
         Raises:
             RewardError: the trained reward failed.
@@ -96,14 +101,7 @@ class Evaluator:
         metadata = [prompt.metadata for prompt in self._prompts]
         trajectory = rollout(policy, policy.encode(texts), self._seeds, batch_size=self._batch_size)
         images = policy.decode(trajectory.final)
-        trained, *others = self.rewards
-        scores = {trained.key: score(trained, images, texts, metadata)}
-        for reward in others:
-            try:
-                scores[reward.key] = score(reward, images, texts, metadata)
-            except RewardError as error:
-                self.rewards.remove(reward)
-                self.not_measured.append(str(error))
+        scores = self._scorer.combine([self._scorer.score(images, texts, metadata)], texts)
         return Evaluation(iteration, to_uint8(images.numpy()), scores, self._divergence(policy, trajectory))
 
     def _divergence(self, policy: Policy, trajectory: Trajectory) -> float | None:
@@ -127,7 +125,7 @@ class Evaluator:
             "diversity": evaluation.diversity,
             "kl_to_base": evaluation.kl_to_base,
             "trained_reward": next(iter(evaluation.scores)),
-            "labels": {reward.key: reward.label for reward in self.rewards},
+            "labels": self.labels,
             "samples": [
                 {
                     "prompt": prompt.text,

@@ -18,7 +18,7 @@ from ddpo.errors import ConfigError
 from ddpo.policies.architectures import BUILT_IN, Architecture, Figures, count, has_weights, local_folder
 from ddpo.policy import Policy
 from ddpo.prompts import PromptSource, load_prompts
-from ddpo.rewards import NamedReward, load_reward
+from ddpo.rewards import LoadedReward, load_reward
 from ddpo.run_folder import RunFolder
 from ddpo.sampling import load_policy
 from ddpo.schedule import NoiseSchedule
@@ -231,7 +231,7 @@ class DryRun:
 
     config: TrainConfig
     """With the precision, device and threads it would run with."""
-    reward: NamedReward
+    reward: LoadedReward
     prompts: PromptSource
     plan: Plan
     weights_here: bool

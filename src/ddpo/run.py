@@ -15,7 +15,7 @@ from ddpo.prompts import PromptSource, load_prompts
 from ddpo.reference import BaseParameters
 from ddpo.report.curve import draw_curve
 from ddpo.report.page import write_page
-from ddpo.rewards import Reward, anchored, load_reward, reference
+from ddpo.rewards import RewardSpec, load_reward, repeatable_spec
 from ddpo.run_folder import RunFolder
 from ddpo.sampling import load_policy
 from ddpo.trainer import Metrics, Trainer
@@ -44,7 +44,7 @@ class TrainResult:
 def train(
     config: TrainConfig,
     *,
-    reward: Reward | None = None,
+    reward: RewardSpec | None = None,
     prompts: PromptSource | None = None,
     display: Display | None = None,
 ) -> TrainResult:
@@ -83,13 +83,15 @@ def train(
         return _Run(record, trainer, evaluator, _shared_folder(config, runtime), shown).train(before)
 
 
-def repeatable(config: TrainConfig, reward: Reward | None, prompts: PromptSource | None) -> TrainConfig:
+def repeatable(config: TrainConfig, reward: RewardSpec | None, prompts: PromptSource | None) -> TrainConfig:
     """Return the configuration that repeats the run from any folder, with what was given as Python objects."""
-    named: dict[str, object] = {"output": None, "model": config.model.anchored()}
-    if reward is not None:
-        named["reward"] = reference(reward)
-    elif isinstance(config.reward, str):
-        named["reward"] = anchored(config.reward)
+    measured = {"rewards": [repeatable_spec(spec) for spec in config.evaluation.rewards]}
+    named: dict[str, object] = {
+        "output": None,
+        "model": config.model.anchored(),
+        "reward": repeatable_spec(config.reward if reward is None else reward),
+        "evaluation": config.evaluation.model_copy(update=measured),
+    }
     if prompts is not None:
         named["prompts"] = [{"prompt": prompt.text, **prompt.metadata} for prompt in prompts.prompts]
     elif isinstance(config.prompts, str) and Path(config.prompts).is_file():
@@ -142,7 +144,7 @@ class _Run:
             self.evaluator.write_before_after(self.folder, before, after)
             self._write_report()
         runtime.wait()
-        labels = {reward.key: reward.label for reward in self.evaluator.rewards}
+        labels = self.evaluator.labels
         return TrainResult(self.folder, self.metrics, before, after, labels, interrupted, self.writes)
 
     def _record(self, metrics: Metrics, after: Evaluation) -> Evaluation:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from numpy.typing import NDArray
 
 from ddpo.algorithms import WeightedRegression
 from ddpo.clean_samples import CleanSamples
 from ddpo.config import TrainConfig
-from ddpo.credit import Credit, reward_statistics
+from ddpo.credit import Credit, component_statistics, reward_statistics
 from ddpo.distributed import Runtime
 from ddpo.errors import ReplayError, RewardError
 from ddpo.metrics import PairMetrics, averages
@@ -26,10 +26,11 @@ from ddpo.minibatches import DenoisingBatch, denoising_updates, passes, updates
 from ddpo.policy import Policy
 from ddpo.prompts import Prompt, PromptSource
 from ddpo.randomness import Stream, derive_seed, sample_seeds
-from ddpo.rewards import NamedReward, score
+from ddpo.rewards import ComponentScores, LoadedReward, combine, score_components
 from ddpo.rollout import rollout
 from ddpo.trajectory import Minibatch, Trajectory
 
+Array = npt.NDArray[np.float64]
 Metrics = dict[str, float]
 Progress = Callable[[str, int, int], None]
 """Told the phase, and how much of it is done out of how much."""
@@ -62,7 +63,7 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, policy: Policy, reward: NamedReward, prompts: PromptSource, runtime: Runtime
+        self, config: TrainConfig, policy: Policy, reward: LoadedReward, prompts: PromptSource, runtime: Runtime
     ) -> None:
         """The policy's trainable parameters get a fresh AdamW (F.6)."""
         self.config, self.policy, self.reward, self.prompts, self.runtime = config, policy, reward, prompts, runtime
@@ -111,7 +112,8 @@ class Trainer:
         own = self.runtime.share(config.samples_per_iteration)
         prompts = [everyone[index] for index in own]
         clean = self._clean_samples(scratch / f"samples-from-{own.start}")
-        trajectories, rewards, problem = list[Trajectory](), list[float](), ""
+        trajectories, problem = list[Trajectory](), ""
+        scores = {key: list[float]() for key in self.reward.components}
         for first, trajectory in self._draw(iteration, own, prompts, progress):
             if clean is None:
                 trajectories.append(trajectory)
@@ -122,19 +124,26 @@ class Trainer:
             images = self.policy.decode(trajectory.final)
             watch.lap("time/decode")
             try:
-                rewards += self._score(images, prompts[first : first + len(trajectory)], own.start + first)
+                part = prompts[first : first + len(trajectory)]
+                for key, score_B in self._score(images, part, own.start + first).items():
+                    scores[key] += score_B.tolist()
             except RewardError as error:
                 problem = str(error)
                 break
             watch.lap("time/reward")
-        reward_B = self._of_all_processes(rewards, problem)
-        credit_B, metrics = self.credit.assign([prompt.text for prompt in everyone], reward_B, own)
+        texts = [prompt.text for prompt in everyone]
+        together = ComponentScores(texts, self._of_all_processes(scores, problem))
+        reward_B = combine(self.reward, together)
+        credit_B, metrics = self.credit.assign(texts, reward_B, own)
         return Experience(
             Trajectory.concatenate(trajectories) if clean is None else clean,
             [prompt.text for prompt in prompts],
             own.start,
             torch.as_tensor(credit_B, dtype=torch.float32, device=self.policy.device),
-            reward_statistics(reward_B, config.samples_per_prompt) | metrics | watch.laps,
+            reward_statistics(reward_B, config.samples_per_prompt)
+            | component_statistics(self.reward, together)
+            | metrics
+            | watch.laps,
         )
 
     def _clean_samples(self, folder: Path) -> CleanSamples | None:
@@ -160,18 +169,17 @@ class Trainer:
             )
             yield first, trajectory
 
-    def _score(self, images: torch.Tensor, prompts: list[Prompt], first: int) -> list[float]:
+    def _score(self, images: torch.Tensor, prompts: list[Prompt], first: int) -> dict[str, Array]:
         texts, metadata = [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts]
-        scores: list[float] = score(self.reward, images, texts, metadata, first_index=first).tolist()
-        return scores
+        return score_components(self.reward, images, texts, metadata, first_index=first)
 
-    def _of_all_processes(self, rewards: list[float], problem: str) -> NDArray[np.float64]:
-        """Return the rewards of all processes' samples; a failure in one process is raised in all."""
-        everyone = self.runtime.gather([(rewards, problem)])
+    def _of_all_processes(self, scores: dict[str, list[float]], problem: str) -> dict[str, Array]:
+        """Return the components' scores of all processes' samples; a failure in one process is raised in all."""
+        everyone = self.runtime.gather([(scores, problem)])
         for _, message in everyone:
             if message:
                 raise RewardError(message)
-        return np.asarray([reward for part, _ in everyone for reward in part])
+        return {key: np.array([value for own, _ in everyone for value in own[key]]) for key in scores}
 
     def update(self, iteration: int, experience: Experience, progress: Progress) -> Metrics:
         """Make the iteration's updates: each accumulates the gradient of its whole minibatch (F.1, F.2)."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ddpo.errors import ConfigError
 
+if TYPE_CHECKING:
+    from ddpo.rewards.registry import Entry
+
 
 def list_names(
     what: Annotated[
-        str | None, typer.Argument(metavar="[recipes|rewards|prompts|algorithms|models]", help="Default: all.")
+        str | None,
+        typer.Argument(metavar="[recipes|rewards|combinators|prompts|algorithms|models]", help="Default: all."),
     ] = None,
 ) -> None:
     """List what can be named in a configuration."""
@@ -34,15 +38,23 @@ def _catalogue() -> dict[str, Iterable[tuple[str, str]]]:
     from ddpo.config import recipes
     from ddpo.policies.loading import KNOWN_MODELS
     from ddpo.prompts import available_prompts
-    from ddpo.rewards import available_rewards
+    from ddpo.rewards import available_combinators, reward_entries
 
     def first_line(documented: type) -> str:
         return (documented.__doc__ or "").partition("\n")[0]
 
     return {
         "recipes": recipes(),
-        "rewards": available_rewards(),
+        "rewards": [(name, f"{entry.description}{_needs(entry)}") for name, entry in reward_entries().items()],
+        "combinators": available_combinators(),
         "prompts": available_prompts(),
         "algorithms": [(name, first_line(kind)) for name, kind in ALGORITHMS.items()],
         "models": KNOWN_MODELS.items(),
     }
+
+
+def _needs(reward: Entry) -> str:
+    """Return ` [weights: hub id; licence]`, or nothing for a reward without weights."""
+    needs = [f"weights: {reward.weights}"] if reward.weights else []
+    needs += [reward.licence] if reward.licence else []
+    return f" [{'; '.join(needs)}]" if needs else ""

@@ -6,10 +6,11 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ddpo.cli.values import parsed
 from ddpo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def evaluate(
     with _Bar() as bar:
         comparison = compare(
             source,
-            prompts=None if prompts is None else _parsed(prompts),
-            rewards=None if reward is None else [_parsed(text) for text in reward],
+            prompts=None if prompts is None else parsed(prompts),
+            rewards=None if reward is None else [parsed(text) for text in reward],
             seeds=seeds,
             seed=seed,
             device=device,
@@ -63,18 +64,6 @@ def evaluate(
         typer.echo(text)
     else:
         _print_table(comparison)
-
-
-def _parsed(text: str) -> Any:
-    """Return the list or mapping written in `text`, or `text` itself: a name or a file."""
-    import yaml
-
-    if not text.startswith(("{", "[")):
-        return text
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"'{text}' is not of the form {{name: ..., option: ...}}.") from None
 
 
 class _Bar:

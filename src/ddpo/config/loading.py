@@ -22,6 +22,7 @@ from ddpo.config.layers import (
 from ddpo.config.tree import TrainConfig
 from ddpo.config.validation import parse_config
 from ddpo.errors import ConfigError
+from ddpo.rewards import names_rewards
 
 DEFAULT_RECIPE = "emoji-compressibility"
 """What `ddpo train` runs when given nothing."""
@@ -66,10 +67,17 @@ def _without_superseded(overrides: Sequence[str]) -> list[str]:
 def _run_name(recipe_name: str, recipe: Mapping[str, Any], tree: Mapping[str, Any]) -> str:
     """Return the recipe's name, or what the run trains where that differs: `redness`, `redness-ddpo-sf`."""
 
-    reward, algorithm = str(name_of(tree.get("reward"))), str(name_of(tree.get("algorithm")))
-    name = recipe_name if reward == str(name_of(recipe.get("reward"))) else reward.rpartition(":")[2]
+    reward, algorithm = _reward_words(tree.get("reward")), str(name_of(tree.get("algorithm")))
+    name = recipe_name if reward == _reward_words(recipe.get("reward")) else reward
     changed = algorithm != str(name_of(recipe.get("algorithm")))
     return re.sub(r"[^\w.-]+", "-", f"{name}-{algorithm}" if changed else name).strip("-")
+
+
+def _reward_words(section: Any) -> str:
+    """Return a reward's name, of a weighted sum those in it, without their files or modules."""
+    name = name_of(section)
+    names = [name] if name is not None or not names_rewards(section) else list(section)
+    return "-".join(str(name).rpartition(":")[2] for name in names)
 
 
 def _split(override: str) -> tuple[str, Any]:

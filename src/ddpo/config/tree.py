@@ -90,7 +90,7 @@ class EvaluationConfig(_Section):
     every: int | None = Field(default=10, ge=1)
     """Iterations between evaluations; null: only before and after training."""
     rewards: list[str | dict[str, Any]] = []
-    """Rewards measured on the fixed samples besides the trained one."""
+    """Rewards measured on the fixed samples besides the trained one and its components."""
     kl_to_base: bool = False
     """Measure the divergence from the base model in nats per trajectory: one more pass of the network a step, and a
     copy of the trained parameters in the CPU's memory."""
@@ -111,7 +111,8 @@ class TrainConfig(_Section):
     prompts: str | list[str | dict[str, Any]] | dict[str, Any] = "simple-animals"
     """A prompt source: a name of `ddpo list prompts`, a .txt or .jsonl file, or a list."""
     reward: str | dict[str, Any] = "jpeg-compressibility"
-    """A reward: a name of `ddpo list rewards`, `path/to/file.py:function` or `package.module:function`."""
+    """A reward: a name of `ddpo list rewards`, `path/to/file.py:function` or `package.module:function`, or a mapping:
+    a name with options, the weights of several rewards, or a combinator (docs/rewards.md)."""
     algorithm: Algorithm = DDPOImportanceSampling()
     """The algorithm with its settings; see `ddpo list algorithms`."""
 

@@ -3,24 +3,46 @@
 Importing this package imports neither torch nor Pillow.
 """
 
-from ddpo.rewards.contract import NamedReward, Reward, score
+from ddpo.rewards.combinators import CombinedReward
+from ddpo.rewards.combining import available_combinators, repeatable_spec
+from ddpo.rewards.contract import (
+    ComponentScores,
+    LoadedReward,
+    NamedReward,
+    Reward,
+    combine,
+    score,
+    score_components,
+)
 from ddpo.rewards.custom import anchored, reference
 from ddpo.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility, jpeg_size, to_uint8
 from ddpo.rewards.judge import judge_probability, judge_recognition
-from ddpo.rewards.registry import available_rewards, load_reward
+from ddpo.rewards.registry import RewardSpec, available_rewards, load_reward, names_rewards, reward_entries
+from ddpo.rewards.scorer import Scorer
 
 __all__ = [
+    "CombinedReward",
+    "ComponentScores",
+    "LoadedReward",
     "NamedReward",
     "Reward",
+    "RewardSpec",
+    "Scorer",
     "anchored",
+    "available_combinators",
     "available_rewards",
+    "combine",
     "jpeg_compressibility",
     "jpeg_incompressibility",
     "jpeg_size",
     "judge_probability",
     "judge_recognition",
     "load_reward",
+    "names_rewards",
     "reference",
+    "repeatable_spec",
+    "reward_entries",
     "score",
+    "score_components",
     "to_uint8",
 ]

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from ddpo.errors import DDPOError, RewardError
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from torch import Tensor
+
+Array = npt.NDArray[np.float64]
 
 
 class Reward(Protocol):
@@ -30,6 +32,47 @@ class Reward(Protocol):
 
     def __call__(self, images: Tensor, prompts: list[str], metadata: list[dict[str, Any]], /) -> npt.ArrayLike | Tensor:
         """Return the scores `(B,)` of images `(B, 3, H, W)`."""
+        ...
+
+
+@dataclass(frozen=True)
+class ComponentScores:
+    """What the components of a reward gave for `B` samples, before they are combined."""
+
+    prompts: list[str]
+    """The `B` prompts."""
+    by_key: dict[str, Array]
+    """Raw scores `(B,)` of each component."""
+
+
+class LoadedReward(Protocol):
+    """What `load_reward` returns: components that score samples, and how their scores become one number a sample.
+
+    Samples are scored in parts and by several processes; `combine` sees those of all parts and processes together.
+    """
+
+    @property
+    def name(self) -> str:
+        """As in a configuration, e.g. `jpeg-compressibility` or `my.py:redness`."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """The name in metrics."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """Short words with the unit, e.g. `negative JPEG size (kB)`."""
+        ...
+
+    @property
+    def components(self) -> Mapping[str, NamedReward]:
+        """What scores samples, by the component's name in metrics; a plain reward is its own only component."""
+        ...
+
+    def combine(self, scores: ComponentScores, reference: ComponentScores | None = None) -> Array:
+        """Return the rewards `(B,)`; see `combine`."""
         ...
 
 
@@ -48,43 +91,101 @@ class NamedReward:
         """The name in metrics: without the file or module of a function."""
         return self.name.rpartition(":")[2]
 
+    @property
+    def components(self) -> Mapping[str, NamedReward]:
+        """This reward alone."""
+        return {self.key: self}
+
+    def combine(self, scores: ComponentScores, reference: ComponentScores | None = None) -> Array:
+        """Return its scores `(B,)` as they are."""
+        del reference
+        return scores.by_key[self.key]
+
 
 def score(
-    reward: NamedReward,
+    reward: LoadedReward,
     images: Tensor,
     prompts: Sequence[str],
     metadata: Sequence[Mapping[str, Any]],
     *,
     first_index: int = 0,
-) -> npt.NDArray[np.float64]:
-    """Return the rewards `(B,)`, float64, of images `(B, 3, H, W)`, float32 in [0, 1].
+) -> Array:
+    """Return the rewards `(B,)`, float64, of images `(B, 3, H, W)`, float32 in [0, 1], as one whole batch.
 
-    `first_index` is the number of the first sample, for messages. The reward gets copies, so that one that changes
+    Raises RewardError as `score_components` and `combine` do.
+    """
+    by_key = score_components(reward, images, prompts, metadata, first_index=first_index)
+    return combine(reward, ComponentScores(list(prompts), by_key))
+
+
+def combine(reward: LoadedReward, scores: ComponentScores, reference: ComponentScores | None = None) -> Array:
+    """Return the rewards `(B,)` of all samples of a batch from the scores of the reward's components.
+
+    A normalised component is normalised over `reference` (None: the batch itself); the fixed samples take those of
+    the untrained model, so that their reward can change. Raises RewardError when a reward is not a finite number.
+    """
+    reward_B = reward.combine(scores, reference)
+    _check_finite(reward.name, reward_B, scores.prompts, first_index=0)
+    return reward_B
+
+
+def score_components(
+    reward: LoadedReward,
+    images: Tensor,
+    prompts: Sequence[str],
+    metadata: Sequence[Mapping[str, Any]],
+    *,
+    first_index: int = 0,
+) -> dict[str, Array]:
+    """Return the scores `(B,)`, float64, that each component gives to images `(B, 3, H, W)`, float32 in [0, 1].
+
+    `first_index` is the number of the first sample, for messages. A component gets copies, so that one that changes
     its input changes nothing else. Integers become float64 (integer rewards truncate advantages in the public codes).
 
-    Raises RewardError, naming the reward, when it raises, returns something else than `B` numbers, or returns
+    Raises RewardError, naming the component, when it raises, returns something else than `B` numbers, or returns
     NaN or an infinity (naming the sample and its prompt).
     """
     number = len(prompts)
     if len(images) != number or len(metadata) != number:
         raise ValueError(f"{len(images)} images, {number} prompts and {len(metadata)} metadata: must be equal")
+    return {
+        key: _score_component(component, images, prompts, metadata, first_index)
+        for key, component in reward.components.items()
+    }
+
+
+def _score_component(
+    reward: NamedReward,
+    images: Tensor,
+    prompts: Sequence[str],
+    metadata: Sequence[Mapping[str, Any]],
+    first_index: int,
+) -> Array:
     try:
         scores = reward.function(images.detach().clone(), list(prompts), [dict(m) for m in metadata])
     except DDPOError as error:
         raise RewardError(f"Reward '{reward.name}': {error}") from error
     except Exception as error:
         raise RewardError(f"Reward '{reward.name}' raised {describe(error)}") from error
-    score_B = _to_array(reward.name, scores, number)
-    finite_B = np.isfinite(score_B)
-    if not finite_B.all():
-        index = int(np.argmin(finite_B))
-        others = number - int(finite_B.sum()) - 1
-        more = f" (and {others} more)" if others else ""
-        raise RewardError(
-            f"Reward '{reward.name}' returned {score_B[index]} for sample {first_index + index}, prompt "
-            f"'{prompts[index]}'{more}: every reward must be a finite number."
-        )
+    try:
+        score_B = to_scores(scores, len(prompts))
+    except RewardError as error:
+        raise RewardError(f"Reward '{reward.name}' {error}") from error
+    _check_finite(reward.name, score_B, prompts, first_index)
     return score_B
+
+
+def _check_finite(name: str, score_B: Array, prompts: Sequence[str], first_index: int) -> None:
+    finite_B = np.isfinite(score_B)
+    if finite_B.all():
+        return
+    index = int(np.argmin(finite_B))
+    others = len(score_B) - int(finite_B.sum()) - 1
+    more = f" (and {others} more)" if others else ""
+    raise RewardError(
+        f"Reward '{name}' returned {score_B[index]} for sample {first_index + index}, prompt "
+        f"'{prompts[index]}'{more}: every reward must be a finite number."
+    )
 
 
 def describe(error: BaseException) -> str:
@@ -95,8 +196,11 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}{': ' if text else ''}{text}{place}"
 
 
-def _to_array(name: str, scores: object, number: int) -> npt.NDArray[np.float64]:
-    """Return `scores` as a new float64 array `(B,)`, or raise a RewardError that says what came instead."""
+def to_scores(scores: object, number: int) -> Array:
+    """Return what a reward returned for `number` samples as a new float64 array `(number,)`.
+
+    Raises RewardError with words that say what came instead, to stand behind the reward's name.
+    """
     expected = f"a reward returns one number per sample, here {number}"
     try:
         array = np.asarray(_to_host(scores))
@@ -104,13 +208,11 @@ def _to_array(name: str, scores: object, number: int) -> npt.NDArray[np.float64]
             raise TypeError(f"dtype {array.dtype}")
         score_B = array.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise RewardError(
-            f"Reward '{name}' returned {type(scores).__name__}, not numbers ({error}): {expected}."
-        ) from error
+        raise RewardError(f"returned {type(scores).__name__}, not numbers ({error}): {expected}.") from error
     if score_B.shape == (number, 1):
         score_B = score_B[:, 0]
     if score_B.shape != (number,):
-        raise RewardError(f"Reward '{name}' returned an array of shape {score_B.shape}: {expected}.")
+        raise RewardError(f"returned an array of shape {score_B.shape}: {expected}.")
     return score_B
 
 

@@ -8,39 +8,56 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddpo.errors import RewardError, nearest
-from ddpo.rewards.contract import NamedReward, Reward
+from ddpo.rewards.combinators import CombinedReward
+from ddpo.rewards.combining import available_combinators, is_combination, load_combination
+from ddpo.rewards.contract import LoadedReward, NamedReward, Reward
 from ddpo.rewards.custom import check_signature, load_function
 from ddpo.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility
 from ddpo.rewards.judge import judge_probability, judge_recognition
 
+RewardSpec = str | Reward | LoadedReward | Mapping[Any, Any]
+"""Anything that stands for a reward in a configuration or in Python."""
+
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
+    """A reward that has a name."""
+
     function: Callable[..., Any]
     label: str
+    """Short words with the unit."""
     description: str
+    """One line."""
+    licence: str = ""
+    """Of the weights and the code that they need; empty where it needs none."""
+    weights: str = ""
+    """Hub id of the weights, or where else they come from; empty where it needs none."""
 
 
 _REGISTRY = {
-    "jpeg-compressibility": _Entry(
+    "jpeg-compressibility": Entry(
         jpeg_compressibility,
         "negative JPEG size (kB)",
         "minus the size in kB as a JPEG of quality 95: smooth, plain pictures score high (paper D.1)",
     ),
-    "jpeg-incompressibility": _Entry(
+    "jpeg-incompressibility": Entry(
         jpeg_incompressibility,
         "JPEG size (kB)",
         "the size in kB as a JPEG of quality 95: detailed, noisy pictures score high (paper D.1)",
     ),
-    "judge": _Entry(
+    "judge": Entry(
         judge_probability,
         "judge's probability",
         "the probability that the embedded judge gives to the animal in the prompt",
+        licence="MIT",
+        weights="shipped with ddpo",
     ),
-    "judge-recognition": _Entry(
+    "judge-recognition": Entry(
         judge_recognition,
         "judge's recognition",
         "1 where the embedded judge's first choice is the animal in the prompt, else 0",
+        licence="MIT",
+        weights="shipped with ddpo",
     ),
 }
 
@@ -50,21 +67,44 @@ def available_rewards() -> list[tuple[str, str]]:
     return [(name, entry.description) for name, entry in _REGISTRY.items()]
 
 
-def load_reward(spec: str | Reward | NamedReward | Mapping[str, Any]) -> NamedReward:
+def reward_entries() -> Mapping[str, Entry]:
+    """Return every reward that has a name."""
+    return _REGISTRY
+
+
+def names_rewards(section: object) -> bool:
+    """Return whether a mapping names rewards: its keys are those of a weighted sum, not options of a reward."""
+    return isinstance(section, Mapping) and any(key in _REGISTRY or ":" in str(key) for key in section)
+
+
+def load_reward(spec: RewardSpec) -> LoadedReward:
     """Return the reward that `spec` stands for.
 
     `spec` is a name of `available_rewards()`, `path/to/file.py:function`, `package.module:function`, a callable,
-    or a mapping `{name: ..., option: value, ...}` whose options are passed as keyword arguments.
+    a mapping `{name: ..., option: value, ...}` whose options are passed as keyword arguments, a mapping from rewards
+    to the weights of their sum, or one of `available_combinators()` with its options.
 
     Raises RewardError for an unknown name or option, and when the user's function cannot be loaded.
     """
+    if isinstance(spec, NamedReward | CombinedReward):
+        return spec
+    if isinstance(spec, Mapping) and is_combination(spec):
+        return load_combination(spec, _load_plain)
+    return _load_plain(spec)
+
+
+def _load_plain(spec: Any) -> NamedReward:
+    """Return the reward that `spec`, no combination, stands for."""
     if isinstance(spec, NamedReward):
         return spec
     if isinstance(spec, Mapping):
         options = dict(spec)
         name = options.pop("name", None)
         if not isinstance(name, str):
-            raise RewardError(f"A reward given as a mapping needs a 'name' that is text, not {name!r}.")
+            raise RewardError(
+                f"A reward given as a mapping needs a 'name' that is text, not {name!r}, or, as a weighted sum, a "
+                f"number for each reward; given: {dict(spec)!r}."
+            )
         return _load_name(name, options)
     if isinstance(spec, str):
         return _load_name(spec, {})
@@ -83,8 +123,11 @@ def _load_name(name: str, options: dict[str, Any]) -> NamedReward:
     elif name.endswith(".py"):
         raise RewardError(f"Reward '{name}' is a file: name its function too, '{name}:function'.")
     else:
+        combinators = [combinator for combinator, _ in available_combinators()]
+        if name in combinators:
+            raise RewardError(f"Reward '{name}' combines others: give it as {{name: {name}, ...}} with its options.")
         raise RewardError(
-            f"Unknown reward '{name}'.{nearest(name, _REGISTRY)} Known: {', '.join(_REGISTRY)}, "
+            f"Unknown reward '{name}'.{nearest(name, [*_REGISTRY, *combinators])} Known: {', '.join(_REGISTRY)}, "
             "or your own as path/to/file.py:function."
         )
     check_signature(name, function, options)
