@@ -22,6 +22,10 @@ class RewardError(DDPOError):
     """A reward that raised, or returned NaN, an infinity or the wrong number of scores."""
 
 
+class ServingError(DDPOError):
+    """A reward server that cannot start."""
+
+
 class PromptError(DDPOError):
     """A prompt source that does not exist or holds nothing usable."""
 

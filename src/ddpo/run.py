@@ -15,7 +15,7 @@ from ddpo.prompts import PromptSource, load_prompts
 from ddpo.reference import BaseParameters
 from ddpo.report.curve import draw_curve
 from ddpo.report.page import write_page
-from ddpo.rewards import Reward, anchored, load_reward, reference
+from ddpo.rewards import Reward, anchored, load_reward, reference, without_token
 from ddpo.run_folder import RunFolder
 from ddpo.sampling import load_policy
 from ddpo.trainer import Metrics, Trainer
@@ -84,12 +84,18 @@ def train(
 
 
 def repeatable(config: TrainConfig, reward: Reward | None, prompts: PromptSource | None) -> TrainConfig:
-    """Return the configuration that repeats the run from any folder, with what was given as Python objects."""
+    """Return the configuration that repeats the run from any folder, with what was given as Python objects.
+
+    Tokens of reward servers stay out of it: run folders are shared."""
     named: dict[str, object] = {"output": None, "model": config.model.anchored()}
     if reward is not None:
         named["reward"] = reference(reward)
     elif isinstance(config.reward, str):
         named["reward"] = anchored(config.reward)
+    else:
+        named["reward"] = without_token(config.reward)
+    measured = [without_token(spec) for spec in config.evaluation.rewards]
+    named["evaluation"] = config.evaluation.model_copy(update={"rewards": measured})
     if prompts is not None:
         named["prompts"] = [{"prompt": prompt.text, **prompt.metadata} for prompt in prompts.prompts]
     elif isinstance(config.prompts, str) and Path(config.prompts).is_file():

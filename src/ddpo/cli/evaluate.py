@@ -47,8 +47,8 @@ def evaluate(
     with _Bar() as bar:
         comparison = compare(
             source,
-            prompts=None if prompts is None else _parsed(prompts),
-            rewards=None if reward is None else [_parsed(text) for text in reward],
+            prompts=None if prompts is None else parsed(prompts),
+            rewards=None if reward is None else [parsed(text) for text in reward],
             seeds=seeds,
             seed=seed,
             device=device,
@@ -65,7 +65,7 @@ def evaluate(
         _print_table(comparison)
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
     """Return the list or mapping written in `text`, or `text` itself: a name or a file."""
     import yaml
 

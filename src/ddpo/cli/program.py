@@ -12,6 +12,7 @@ from ddpo.cli.catalogue import list_names
 from ddpo.cli.evaluate import evaluate
 from ddpo.cli.report import report
 from ddpo.cli.reproduce import reproduce
+from ddpo.cli.reward import reward_app
 from ddpo.cli.sample import sample
 from ddpo.cli.train import train
 from ddpo.errors import DDPOError
@@ -62,4 +63,5 @@ app.command(epilog="Example: ddpo sample runs/emoji-compressibility --prompt 'a 
 app.command(epilog="Example: ddpo reproduce figure-3 --seeds 1 --budget 0.25")(reproduce)
 app.command(epilog="Example: ddpo evaluate runs/emoji-compressibility --prompts activities --seeds 8")(evaluate)
 app.command(epilog="Example: ddpo report runs/emoji-compressibility")(report)
+app.add_typer(reward_app, name="reward")
 app.command("list", epilog="Example: ddpo list rewards")(list_names)

@@ -136,9 +136,14 @@ def _run_name(recipe_name: str, recipe: Mapping[str, Any], tree: Mapping[str, An
     """Return the recipe's name, or what the run trains where that differs: `redness`, `redness-ddpo-sf`."""
 
     reward, algorithm = str(_name_of(tree.get("reward"))), str(_name_of(tree.get("algorithm")))
-    name = recipe_name if reward == str(_name_of(recipe.get("reward"))) else reward.rpartition(":")[2]
+    name = recipe_name if reward == str(_name_of(recipe.get("reward"))) else _last_part(reward)
     changed = algorithm != str(_name_of(recipe.get("algorithm")))
     return re.sub(r"[^\w.-]+", "-", f"{name}-{algorithm}" if changed else name).strip("-")
+
+
+def _last_part(reward: str) -> str:
+    """Return the function of a reward in a file or module; of a server only that it is one."""
+    return "remote" if "://" in reward else reward.rpartition(":")[2]
 
 
 _NAMED_SECTIONS = ("algorithm", "reward", "prompts", "model")

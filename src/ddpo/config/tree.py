@@ -111,7 +111,8 @@ class TrainConfig(_Section):
     prompts: str | list[str | dict[str, Any]] | dict[str, Any] = "simple-animals"
     """A prompt source: a name of `ddpo list prompts`, a .txt or .jsonl file, or a list."""
     reward: str | dict[str, Any] = "jpeg-compressibility"
-    """A reward: a name of `ddpo list rewards`, `path/to/file.py:function` or `package.module:function`."""
+    """A reward: a name of `ddpo list rewards`, `path/to/file.py:function`, `package.module:function` or a
+    server, `http://host:port`."""
     algorithm: Algorithm = DDPOImportanceSampling()
     """The algorithm with its settings; see `ddpo list algorithms`."""
 

@@ -7,7 +7,7 @@ from ddpo.rewards.contract import NamedReward, Reward, score
 from ddpo.rewards.custom import anchored, reference
 from ddpo.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility, jpeg_size, to_uint8
 from ddpo.rewards.judge import judge_probability, judge_recognition
-from ddpo.rewards.registry import available_rewards, load_reward
+from ddpo.rewards.registry import available_rewards, load_reward, without_token
 
 __all__ = [
     "NamedReward",
@@ -23,4 +23,5 @@ __all__ = [
     "reference",
     "score",
     "to_uint8",
+    "without_token",
 ]
