@@ -231,7 +231,7 @@ def test_only_the_samples_that_failed_are_tried_again(images):
 @pytest.mark.parametrize("change", [{"version": "2"}, {"reward": "other"}, {"protocol": 2}])
 def test_another_reward_under_the_same_address_is_refused(change, images):
     with ScriptedServer(otherwise=lambda handler, body: handler.scores(mean_levels(body), **change)) as server:
-        with pytest.raises(RewardError, match="must not be mixed|speaks protocol 2"):
+        with pytest.raises(RewardError, match=r"must not be mixed|speaks protocol 2"):
             scored(remote(server), images)
         assert len(server.requests) == 1
 
@@ -239,7 +239,7 @@ def test_another_reward_under_the_same_address_is_refused(change, images):
 def test_an_image_with_nan_is_named_and_not_sent(images):
     images[3, 0, 0, 0] = float("nan")
     with ScriptedServer() as server:
-        with pytest.raises(RewardError, match="sample 3 .*: the image holds NaN"):
+        with pytest.raises(RewardError, match=r"sample 3 .*: the image holds NaN"):
             scored(remote(server), images)
         assert not server.requests
 

@@ -13,7 +13,7 @@ from ddpo.rewards import load_reward, score, to_uint8, without_token
 from ddpo.rewards.remote import open_png, pixels_of, to_png
 from ddpo.run import repeatable, train
 
-PROMPTS = ["a cat", "a dog", "a horse", "a cat", "a fox", "a bear", "a hen"]
+PROMPTS = ["a cat", "a dog", "a horse", "a cat", "a fox", "a bear", "a rabbit"]
 METADATA = [{"animal": prompt.split()[-1]} for prompt in PROMPTS]
 
 
@@ -93,7 +93,7 @@ def test_no_samples_need_no_request(images):
 
 def test_a_token_is_sent_and_never_written_down(images, tiny_config, monkeypatch):
     with real_server(mean_level, token="sesame") as url:
-        with pytest.raises(RewardError, match="refuses the token.*DDPO_REWARD_TOKEN"):
+        with pytest.raises(RewardError, match=r"refuses the token.*DDPO_REWARD_TOKEN"):
             load_reward(url)
         spec = {"name": "remote", "url": url, "token": "sesame"}
         expected = mean_level(images, [], []).tolist()
@@ -136,7 +136,7 @@ def test_mistakes_are_named(spec, message):
 
 def test_a_server_that_is_not_there_is_noticed_before_the_model_is_loaded(tiny_config, monkeypatch):
     monkeypatch.setattr("ddpo.run.load_policy", lambda *_: pytest.fail("the model was loaded"))
-    with pytest.raises(RewardError, match="http://127.0.0.1:9"):
+    with pytest.raises(RewardError, match=r"http://127\.0\.0\.1:9"):
         train(tiny_config(reward="http://127.0.0.1:9"))
 
 
@@ -150,6 +150,9 @@ def test_a_server_of_another_kind_is_refused(info, message):
 
 
 def test_servers_of_different_rewards_are_refused():
-    with ScriptedServer() as first, ScriptedServer(version="2") as second:
-        with pytest.raises(RewardError, match=f"The servers differ: {first.url} serves 'mean' version 1, {second.url}"):
-            load_reward({"name": "remote", "url": [first.url, second.url]})
+    with (
+        ScriptedServer() as first,
+        ScriptedServer(version="2") as second,
+        pytest.raises(RewardError, match=f"The servers differ: {first.url} serves 'mean' version 1, {second.url}"),
+    ):
+        load_reward({"name": "remote", "url": [first.url, second.url]})

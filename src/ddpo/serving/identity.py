@@ -19,7 +19,8 @@ def version_of(reward: NamedReward) -> str:
     function: object = reward.function
     options: dict[str, object] = {}
     if isinstance(function, functools.partial):
-        function, options = function.func, function.keywords
+        options = function.keywords
+        function = function.func
     own = reward.name not in dict(available_rewards())
     source = _source(function) if own else b""
     if not options and not source:

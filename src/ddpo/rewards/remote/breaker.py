@@ -37,10 +37,16 @@ class CircuitBreaker:
     def failed(self) -> None:
         """Leave the server alone for a while, longer each time."""
         self._failures += 1
-        pause = self._backoff * 2.0 ** min(self._failures - 1, 10) * self._random.uniform(0.5, 1.5)
-        if self._failures >= THRESHOLD:
-            pause = max(pause, self._cooldown)
-        self.wait(min(pause, LONGEST_PAUSE))
+        pause = self._doubled(self._failures)
+        self.wait(max(pause, self._cooldown) if self._failures >= THRESHOLD else pause)
+
+    def answered_without_scores(self, times: int) -> None:
+        """Leave a server alone whose reward failed, the server itself being well, for the `times`-th time in a row."""
+        self._failures = 0
+        self.wait(self._doubled(times))
+
+    def _doubled(self, times: int) -> float:
+        return min(LONGEST_PAUSE, self._backoff * 2.0 ** min(times - 1, 10) * self._random.uniform(0.5, 1.5))
 
     def wait(self, seconds: float) -> None:
         """Leave the server alone for exactly this long, as it asked."""

@@ -51,7 +51,7 @@ class RemoteOptions(BaseModel):
     """Bearer token; null: the environment variable DDPO_REWARD_TOKEN, if it is set."""
     on_error: Literal["stop"] = "stop"
     """What a sample does that cannot be scored: it ends the run."""
-    backoff: float = Field(default=1.0, ge=0)
+    backoff: float = Field(default=0.5, ge=0)
     """Seconds of the first pause after a failure; each further one doubles it."""
     cooldown: float = Field(default=10.0, ge=0)
     """Seconds for which a server that failed several times in a row is left alone."""
@@ -269,7 +269,10 @@ class _Worker:
                 raise self._gave_up(part, error) from None
             call.put_back(part)
         except FailedError as error:
-            breaker.failed()
+            if error.by_reward:
+                breaker.answered_without_scores(part.failures + 1)
+            else:
+                breaker.failed()
             self._after_failure(part, error)
         else:
             breaker.succeeded()

@@ -31,10 +31,10 @@ class UnreachableError(Exception):
 class FailedError(Exception):
     """The server took the samples and gave no usable scores: one of them may be why."""
 
-    def __init__(self, cause: str, scores: dict[str, float] | None = None) -> None:
-        """`scores` are those of other samples that came with the failure, by id."""
+    def __init__(self, cause: str, scores: dict[str, float] | None = None, *, by_reward: bool = False) -> None:
+        """`scores` are those of other samples that came with the failure, by id; `by_reward`: the server is well."""
         super().__init__(cause)
-        self.scores = scores or {}
+        self.scores, self.by_reward = scores or {}, by_reward
 
 
 class BusyError(Exception):
@@ -120,7 +120,8 @@ class Link:
         if len(scores) != len(response.scores) or not scores.keys() <= wanted:
             raise FailedError("an answer with ids twice or that were not asked for")
         if answer.status != 200:
-            raise FailedError(f"status {answer.status}: {response.error or _sentence(answer)}", scores)
+            cause = f"status {answer.status}: {response.error or _sentence(answer)}"
+            raise FailedError(cause, scores, by_reward=bool(response.failed))
         if missing := len(wanted) - len(scores):
             raise FailedError(f"an answer without the scores of {missing} of {len(wanted)} samples", scores)
         return scores
