@@ -47,7 +47,8 @@ def test_jpeg_scores_equal_the_local_ones_bit_for_bit(name, batch, images):
 @pytest.mark.parametrize("metadata", [METADATA, [{}] * len(PROMPTS)])
 def test_the_judge_sees_the_picture_as_in_a_file(metadata, images):
     judge = load_reward("judge")
-    rounded = torch.from_numpy(to_uint8(images.numpy()).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255))
+    levels = np.ascontiguousarray(to_uint8(images.numpy()).transpose(0, 3, 1, 2), dtype=np.float32)
+    rounded = torch.from_numpy(levels / np.float32(255))
     with real_server("judge") as url:
         scores = score(load_reward(url), images, PROMPTS, metadata)
     assert scores.tolist() == score(judge, rounded, PROMPTS, metadata).tolist()
