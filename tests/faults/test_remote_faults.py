@@ -264,3 +264,12 @@ def test_pauses_double_and_the_circuit_opens():
     now = 1000.0
     breaker.failed()
     assert breaker.seconds_left() <= 1.5
+
+
+def test_a_reward_that_fails_does_not_open_the_circuit_of_its_server():
+    breaker = CircuitBreaker(1.0, 1000.0, clock=lambda: 0.0)
+    for times in range(1, 6):
+        breaker.answered_without_scores(times)
+        assert breaker.seconds_left() <= 1.5 * 2.0 ** (times - 1)
+    breaker.failed()
+    assert breaker.seconds_left() <= 1.5  # the first of its own
