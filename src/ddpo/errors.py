@@ -26,6 +26,10 @@ class PictureError(DDPOError):
     """A picture file that does not exist or cannot be read."""
 
 
+class ServingError(DDPOError):
+    """A reward server that cannot start."""
+
+
 class PromptError(DDPOError):
     """A prompt source that does not exist or holds nothing usable."""
 

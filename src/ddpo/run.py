@@ -15,7 +15,7 @@ from ddpo.prompts import PromptSource, load_prompts
 from ddpo.reference import BaseParameters
 from ddpo.report.curve import draw_curve
 from ddpo.report.page import write_page
-from ddpo.rewards import RewardSpec, load_reward, repeatable_spec
+from ddpo.rewards import RewardSpec, load_reward, repeatable_spec, without_token
 from ddpo.run_folder import RunFolder
 from ddpo.sampling import load_policy
 from ddpo.trainer import Metrics, Trainer
@@ -84,12 +84,15 @@ def train(
 
 
 def repeatable(config: TrainConfig, reward: RewardSpec | None, prompts: PromptSource | None) -> TrainConfig:
-    """Return the configuration that repeats the run from any folder, with what was given as Python objects."""
-    measured = {"rewards": [repeatable_spec(spec) for spec in config.evaluation.rewards]}
+    """Return the configuration that repeats the run from any folder, with what was given as Python objects.
+
+    Tokens of reward servers stay out of it: run folders are shared.
+    """
+    measured = {"rewards": [without_token(repeatable_spec(spec)) for spec in config.evaluation.rewards]}
     named: dict[str, object] = {
         "output": None,
         "model": config.model.anchored(),
-        "reward": repeatable_spec(config.reward if reward is None else reward),
+        "reward": without_token(repeatable_spec(config.reward if reward is None else reward)),
         "evaluation": config.evaluation.model_copy(update=measured),
     }
     if prompts is not None:

@@ -77,7 +77,12 @@ def _reward_words(section: Any) -> str:
     """Return a reward's name, of a weighted sum those in it, without their files or modules."""
     name = name_of(section)
     names = [name] if name is not None or not names_rewards(section) else list(section)
-    return "-".join(str(name).rpartition(":")[2] for name in names)
+    return "-".join(_last_part(str(name)) for name in names)
+
+
+def _last_part(reward: str) -> str:
+    """Return the function of a reward in a file or module; of a server only that it is one."""
+    return "remote" if "://" in reward else reward.rpartition(":")[2]
 
 
 def _split(override: str) -> tuple[str, Any]:

@@ -111,8 +111,9 @@ class TrainConfig(_Section):
     prompts: str | list[str | dict[str, Any]] | dict[str, Any] = "simple-animals"
     """A prompt source: a name of `ddpo list prompts`, a .txt or .jsonl file, or a list."""
     reward: str | dict[str, Any] = "jpeg-compressibility"
-    """A reward: a name of `ddpo list rewards`, `path/to/file.py:function` or `package.module:function`, or a mapping:
-    a name with options, the weights of several rewards, or a combinator (docs/rewards.md)."""
+    """A reward: a name of `ddpo list rewards`, `path/to/file.py:function`, `package.module:function` or a server,
+    `http://host:port`; or a mapping: a name with options, the weights of several rewards, or a combinator
+    (docs/rewards.md)."""
     algorithm: Algorithm = DDPOImportanceSampling()
     """The algorithm with its settings; see `ddpo list algorithms`."""
 

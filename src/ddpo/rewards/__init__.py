@@ -17,7 +17,14 @@ from ddpo.rewards.contract import (
 from ddpo.rewards.custom import anchored, reference
 from ddpo.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility, jpeg_size, to_uint8
 from ddpo.rewards.judge import judge_probability, judge_recognition
-from ddpo.rewards.registry import RewardSpec, available_rewards, load_reward, names_rewards, reward_entries
+from ddpo.rewards.registry import (
+    RewardSpec,
+    available_rewards,
+    load_reward,
+    names_rewards,
+    reward_entries,
+    without_token,
+)
 from ddpo.rewards.scorer import Scorer
 
 __all__ = [
@@ -45,4 +52,5 @@ __all__ = [
     "score",
     "score_components",
     "to_uint8",
+    "without_token",
 ]

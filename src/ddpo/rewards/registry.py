@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from ddpo.errors import RewardError, nearest
 from ddpo.rewards.combinators import CombinedReward
@@ -14,6 +14,7 @@ from ddpo.rewards.contract import LoadedReward, NamedReward, Reward
 from ddpo.rewards.custom import check_signature, load_function
 from ddpo.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility
 from ddpo.rewards.judge import judge_probability, judge_recognition
+from ddpo.rewards.remote import SCHEMES, load_remote
 
 RewardSpec = str | Reward | LoadedReward | Mapping[Any, Any]
 """Anything that stands for a reward in a configuration or in Python."""
@@ -62,6 +63,10 @@ _REGISTRY = {
 }
 
 
+REMOTE = "remote"
+"""Name of the rewards of servers, whose option `url` says where they are."""
+
+
 def available_rewards() -> list[tuple[str, str]]:
     """Return `(name, one-line description)` of every reward that has a name."""
     return [(name, entry.description) for name, entry in _REGISTRY.items()]
@@ -80,11 +85,13 @@ def names_rewards(section: object) -> bool:
 def load_reward(spec: RewardSpec) -> LoadedReward:
     """Return the reward that `spec` stands for.
 
-    `spec` is a name of `available_rewards()`, `path/to/file.py:function`, `package.module:function`, a callable,
-    a mapping `{name: ..., option: value, ...}` whose options are passed as keyword arguments, a mapping from rewards
-    to the weights of their sum, or one of `available_combinators()` with its options.
+    `spec` is a name of `available_rewards()`, `path/to/file.py:function`, `package.module:function`, the address of
+    a reward server, a callable, a mapping `{name: ..., option: value, ...}` whose options are passed as keyword
+    arguments, `{name: remote, url: ..., ...}` for a reward of one or several servers, a mapping from rewards to the
+    weights of their sum, or one of `available_combinators()` with its options.
 
-    Raises RewardError for an unknown name or option, and when the user's function cannot be loaded.
+    Raises RewardError for an unknown name or option, when the user's function cannot be loaded, and when a server
+    cannot be reached.
     """
     if isinstance(spec, NamedReward | CombinedReward):
         return spec
@@ -113,7 +120,20 @@ def _load_plain(spec: Any) -> NamedReward:
     return NamedReward(function_name, spec, _label(spec, function_name))
 
 
+def without_token(spec: str | dict[str, Any]) -> str | dict[str, Any]:
+    """Return the reward of a configuration as it may be written down: without the token of its server."""
+    return {key: value for key, value in spec.items() if key != "token"} if _is_remote(spec) else spec
+
+
+def _is_remote(spec: str | dict[str, Any]) -> TypeGuard[dict[str, Any]]:
+    return isinstance(spec, dict) and (spec.get("name") == REMOTE or str(spec.get("name")).startswith(SCHEMES))
+
+
 def _load_name(name: str, options: dict[str, Any]) -> NamedReward:
+    if name == REMOTE:
+        return load_remote(options)
+    if name.startswith(SCHEMES):
+        return load_remote({**options, "url": name})
     if name in _REGISTRY:
         entry = _REGISTRY[name]
         function, label = entry.function, entry.label
@@ -128,7 +148,7 @@ def _load_name(name: str, options: dict[str, Any]) -> NamedReward:
             raise RewardError(f"Reward '{name}' combines others: give it as {{name: {name}, ...}} with its options.")
         raise RewardError(
             f"Unknown reward '{name}'.{nearest(name, [*_REGISTRY, *combinators])} Known: {', '.join(_REGISTRY)}, "
-            "or your own as path/to/file.py:function."
+            "your own as path/to/file.py:function, or a server as http://host:port."
         )
     check_signature(name, function, options)
     return NamedReward(name, functools.partial(function, **options) if options else function, label)
