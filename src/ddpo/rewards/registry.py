@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddpo.errors import RewardError, nearest
+from ddpo.rewards.aesthetic import aesthetic
+from ddpo.rewards.clip import clip_score
 from ddpo.rewards.contract import NamedReward, Reward
 from ddpo.rewards.custom import check_signature, load_function
+from ddpo.rewards.hpsv2 import hpsv2
+from ddpo.rewards.image_reward import image_reward
 from ddpo.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility
 from ddpo.rewards.judge import judge_probability, judge_recognition
+from ddpo.rewards.pickscore import pickscore
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,31 @@ _REGISTRY = {
         judge_recognition,
         "judge's recognition",
         "1 where the embedded judge's first choice is the animal in the prompt, else 0",
+    ),
+    "aesthetic": _Entry(
+        aesthetic,
+        "LAION aesthetic score",
+        "the LAION aesthetic predictor's rating of the picture, about 1 to 10 (paper D.2)",
+    ),
+    "clip-score": _Entry(
+        clip_score,
+        "CLIP score (100 cos)",
+        "100 times the cosine between CLIP's embeddings of the picture and the prompt",
+    ),
+    "pickscore": _Entry(
+        pickscore,
+        "PickScore",
+        "PickScore: how much users of Pick-a-Pic would prefer the picture for the prompt",
+    ),
+    "hpsv2": _Entry(
+        hpsv2,
+        "HPS v2.1 (cos)",
+        "Human Preference Score v2.1 of the picture for the prompt",
+    ),
+    "image-reward": _Entry(
+        image_reward,
+        "ImageReward (std)",
+        "ImageReward of the picture for the prompt, in standard deviations",
     ),
 }
 
