@@ -9,6 +9,7 @@ from typing import Any
 
 from ddpo.errors import RewardError, nearest
 from ddpo.rewards.aesthetic import aesthetic
+from ddpo.rewards.alignment import alignment
 from ddpo.rewards.clip import clip_score
 from ddpo.rewards.contract import NamedReward, Reward
 from ddpo.rewards.custom import check_signature, load_function
@@ -51,6 +52,11 @@ _REGISTRY = {
         aesthetic,
         "LAION aesthetic score",
         "the LAION aesthetic predictor's rating of the picture, about 1 to 10 (paper D.2)",
+    ),
+    "alignment": _Entry(
+        alignment,
+        "BERTScore recall",
+        "how much of the prompt a vision-language model's description of the picture covers (paper D.3)",
     ),
     "clip-score": _Entry(
         clip_score,
