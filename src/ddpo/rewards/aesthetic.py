@@ -44,7 +44,8 @@ def aesthetic(
     clip, head = _load(weights, model, device)
     rating_B = []
     with torch.no_grad():
-        for batch in images.split(batch_size):
+        for first in range(0, len(images), batch_size):
+            batch = images[first : first + batch_size]
             rating_B.append(rate(head, clip.embed_images(batch)).double().cpu())
     return torch.cat(rating_B).numpy()
 

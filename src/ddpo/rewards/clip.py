@@ -100,7 +100,8 @@ def clip_pixels(images: Tensor, size: int) -> Tensor:
 
     pictures = [Image.fromarray(pixels_HWC) for pixels_HWC in to_uint8(images.numpy())]
     pixels_BHWC = np.stack([np.asarray(_resize_and_crop(picture, size)) for picture in pictures])
-    normalised_BHWC = (pixels_BHWC.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
+    mean, std = np.array(MEAN, np.float32), np.array(STD, np.float32)
+    normalised_BHWC = (pixels_BHWC.astype(np.float32) / 255 - mean) / std
     return torch.from_numpy(np.ascontiguousarray(normalised_BHWC.transpose(0, 3, 1, 2)))
 
 

@@ -91,7 +91,8 @@ def read_tensors(path: Path, option: str) -> dict[str, Tensor]:
 
     with loading(str(path), option):
         if path.suffix == ".safetensors":
-            return load_file(path)
+            tensors: dict[str, Tensor] = load_file(path)
+            return tensors
         # Safe although the format is a pickle: weights_only interprets it with torch's own reader, which builds
         # tensors and plain containers and refuses every other name, so a hostile file raises instead of running.
         content = torch.load(path, map_location="cpu", weights_only=True)
