@@ -54,3 +54,13 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the valid name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def connection_failed(error: BaseException | None) -> bool:
+    """Return whether one of the errors behind `error` is a failed connection to the hub."""
+    words = ("Connect", "LocalEntryNotFound", "Timeout", "Offline")
+    while error is not None:
+        if any(word in type(error).__name__ for word in words):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ddpo.config import load_config, recipes
-from ddpo.errors import ConfigError, RewardError
+from ddpo.errors import ConfigError
 from ddpo.prompts import load_prompts
 from ddpo.rewards import load_reward
 
@@ -107,14 +107,11 @@ def test_the_lora_recipes_have_the_settings_of_the_authors_torch_code(recipe, sa
     assert (config.guidance_scale, config.algorithm.clip_range, config.max_gradient_norm) == (5.0, 1e-4, 1.0)
 
 
-def test_every_recipe_names_a_reward_that_exists_or_says_that_it_is_needed():
-    for recipe, line in recipes():
+def test_every_recipe_names_a_reward_that_exists():
+    for recipe, _ in recipes():
         config = load_config(recipe)
         assert config.name == recipe
-        try:
-            load_reward(config.reward)
-        except RewardError:
-            assert f"needs the reward {config.reward}" in line
+        load_reward(config.reward)
 
 
 def test_what_recipes_build_on_is_not_a_recipe():

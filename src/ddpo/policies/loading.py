@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ddpo.errors import ModelError
+from ddpo.errors import ModelError, connection_failed
 
 EMBEDDED = "embedded"
 """Name of the model that ships with the package."""
@@ -97,7 +97,7 @@ def load_pipeline(source: ModelSource, weights: Path | None = None) -> Any:
         if weights is not None:
             _put_on_top(pipeline, weights)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-        if not Path(location).is_dir() and not _reachable(error):
+        if not Path(location).is_dir() and connection_failed(error):
             raise ModelError(
                 f"model: {source.name} is not in the local cache and the hub cannot be reached; "
                 "download it where there is a network, or give a folder."
@@ -105,15 +105,6 @@ def load_pipeline(source: ModelSource, weights: Path | None = None) -> Any:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"model: {source.name} cannot be loaded: {reason}") from error
     return pipeline
-
-
-def _reachable(error: BaseException | None) -> bool:
-    """Return whether none of the errors behind `error` is a failed connection."""
-    while error is not None:
-        if any(word in type(error).__name__ for word in ("Connect", "LocalEntryNotFound", "Timeout", "Offline")):
-            return False
-        error = error.__cause__ or error.__context__
-    return True
 
 
 def _put_on_top(pipeline: Any, weights: Path) -> None:

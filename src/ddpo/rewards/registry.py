@@ -8,12 +8,18 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from ddpo.errors import RewardError, nearest
+from ddpo.rewards.aesthetic import aesthetic
+from ddpo.rewards.alignment import alignment
+from ddpo.rewards.clip import clip_score
 from ddpo.rewards.combinators import CombinedReward
 from ddpo.rewards.combining import available_combinators, is_combination, load_combination
 from ddpo.rewards.contract import LoadedReward, NamedReward, Reward
 from ddpo.rewards.custom import check_signature, load_function
+from ddpo.rewards.hpsv2 import hpsv2
+from ddpo.rewards.image_reward import image_reward
 from ddpo.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility
 from ddpo.rewards.judge import judge_probability, judge_recognition
+from ddpo.rewards.pickscore import pickscore
 from ddpo.rewards.remote import SCHEMES, load_remote
 
 RewardSpec = str | Reward | LoadedReward | Mapping[Any, Any]
@@ -59,6 +65,48 @@ _REGISTRY = {
         "1 where the embedded judge's first choice is the animal in the prompt, else 0",
         licence="MIT",
         weights="shipped with ddpo",
+    ),
+    "aesthetic": Entry(
+        aesthetic,
+        "LAION aesthetic score",
+        "the LAION aesthetic predictor's rating of the picture, about 1 to 10 (paper D.2)",
+        licence="MIT (CLIP), Apache-2.0 (head)",
+        weights="openai/clip-vit-large-patch14, trl-lib/ddpo-aesthetic-predictor",
+    ),
+    "alignment": Entry(
+        alignment,
+        "BERTScore recall",
+        "how much of the prompt a vision-language model's description of the picture covers (paper D.3)",
+        licence="that of the describing model; MIT (DeBERTa)",
+        weights="llava-hf/llava-1.5-7b-hf, microsoft/deberta-xlarge-mnli",
+    ),
+    "clip-score": Entry(
+        clip_score,
+        "CLIP score (100 cos)",
+        "100 times the cosine between CLIP's embeddings of the picture and the prompt",
+        licence="MIT",
+        weights="openai/clip-vit-large-patch14",
+    ),
+    "pickscore": Entry(
+        pickscore,
+        "PickScore",
+        "PickScore: how much users of Pick-a-Pic would prefer the picture for the prompt",
+        licence="MIT (code)",
+        weights="yuvalkirstain/PickScore_v1",
+    ),
+    "hpsv2": Entry(
+        hpsv2,
+        "HPS v2.1 (cos)",
+        "Human Preference Score v2.1 of the picture for the prompt",
+        licence="Apache-2.0",
+        weights="xswu/HPSv2",
+    ),
+    "image-reward": Entry(
+        image_reward,
+        "ImageReward (std)",
+        "ImageReward of the picture for the prompt, in standard deviations",
+        licence="Apache-2.0",
+        weights="THUDM/ImageReward",
     ),
 }
 

@@ -1,0 +1,69 @@
+"""The reward `aesthetic`: the LAION aesthetic predictor. Paper D.2."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ddpo.rewards.affine_head import Head, apply_head, read_head
+from ddpo.rewards.clip import MODEL, Clip, load_clip
+from ddpo.rewards.pretrained import find_file, read_tensors, resolve_device
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from torch import Tensor
+
+WEIGHTS = "trl-lib/ddpo-aesthetic-predictor"
+_FILE = "aesthetic-model.pth"
+
+
+def aesthetic(
+    images: Tensor,
+    prompts: list[str],
+    metadata: list[dict[str, Any]],
+    *,
+    weights: str = WEIGHTS,
+    model: str = MODEL,
+    device: str = "auto",
+    batch_size: int = 16,
+) -> npt.NDArray[np.float64]:
+    """Return `rating_B`, the beauty that people would see on a scale of 1 to 10; unbounded, usually 4 to 7. Paper D.2.
+
+    CLIP ViT-L/14's image embedding, L2-normalised, in float32, then the affine layers 768-1024-128-64-16-1 of
+    "sac+logos+ava1-l14-linearMSE" (christophschuhmann/improved-aesthetic-predictor, Apache-2.0). `weights` is the
+    head, a file, folder or hub id; `model` the CLIP (OpenAI's, MIT), a folder or hub id. The paper's own
+    numbers came from an inexact CLIP on TPU and are not comparable (kvablack/ddpo-pytorch#3).
+
+    Raises RewardError when either cannot be loaded.
+    """
+    import torch
+
+    del prompts, metadata
+    clip, head = _load(weights, model, device)
+    rating_B = []
+    with torch.no_grad():
+        for first in range(0, len(images), batch_size):
+            batch = images[first : first + batch_size]
+            rating_B.append(rate(head, clip.embed_images(batch)).double().cpu())
+    return torch.cat(rating_B).numpy()
+
+
+def rate(head: Head, embedding_BE: Tensor) -> Tensor:
+    """Return the ratings `(B,)` of CLIP image embeddings `(B, E)` of any length."""
+    from torch.nn import functional
+
+    return apply_head(head, functional.normalize(embedding_BE.float(), dim=-1))
+
+
+def load_head(weights: str, width: int, device: str) -> Head:
+    """Return the predictor's layers for embeddings of `width` numbers; raises RewardError when they are not there."""
+    path = find_file(weights, _FILE, "weights")
+    return read_head(read_tensors(path, "weights"), "layers.", width, f"weights: {path}", resolve_device(device))
+
+
+@functools.cache
+def _load(weights: str, model: str, device: str) -> tuple[Clip, Head]:
+    clip = load_clip(model, model, device)
+    return clip, load_head(weights, clip.network.config.projection_dim, device)

@@ -1,0 +1,106 @@
+"""The reward `alignment`: BERTScore says how much of the prompt a description of the picture covers. Paper D.3."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ddpo.errors import RewardError, nearest
+from ddpo.rewards.bertscore import SCORER, Match, load_scorer
+from ddpo.rewards.describers import JUDGE, LLAVA, Describer, EndpointDescriber, JudgeDescriber, LocalDescriber
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What the describer is asked and shown, and what its answer is compared with."""
+
+    question: str
+    reference: str
+    """`{prompt}` stands for the prompt."""
+    jpeg_quality: int | None
+    """Quality of the JPEG that the describer sees; lossless without."""
+
+
+PRESETS = {
+    "paper": Preset("what is happening in this image?", "{prompt}", None),
+    "reference-code": Preset("Answer concisely: what is going on in this image?", "The image contains {prompt}", 80),
+}
+"""The words of the paper (D.3), and those of the authors' code."""
+
+
+def alignment(
+    images: Tensor,
+    prompts: list[str],
+    metadata: list[dict[str, Any]],
+    *,
+    preset: str = "paper",
+    question: str | None = None,
+    describer: str = LLAVA,
+    endpoint: str | None = None,
+    key_variable: str | None = None,
+    timeout: float = 60.0,
+    precision: str = "fp32",
+    max_tokens: int = 64,
+    scorer: str = SCORER,
+    layer: int | None = None,
+    device: str = "auto",
+    batch_size: int = 8,
+    log: str | None = None,
+) -> npt.NDArray[np.float64]:
+    """Return `recall_B`, BERTScore recall of the prompt by the description, at most 1; usually 0.5 to 0.95. Paper D.3.
+
+    `describer` is a folder or hub id of a transformers image-text-to-text model (the default, LLaVA-1.5, is under
+    Llama 2's licence), `judge` for the embedded one, or, with `endpoint`, the model's name on an OpenAI-compatible
+    server. `preset` is `paper` or `reference-code`; `question` replaces its question. `scorer` is a text encoder's
+    folder or hub id (the default is MIT), or `minilm` (Apache-2.0); IDF and baseline rescaling are off. `log` is a
+    file to which each description is appended with its precision, recall and F1, a JSON object a line.
+
+    Raises RewardError when a model cannot be loaded, the server does not answer or a description is empty: a failure
+    is never a score.
+    """
+    del metadata
+    if preset not in PRESETS:
+        raise RewardError(f"preset: there is no '{preset}'.{nearest(preset, PRESETS)} Known: {', '.join(PRESETS)}.")
+    words = PRESETS[preset]
+    describe: Describer
+    if endpoint is not None:
+        describe = EndpointDescriber(
+            endpoint, describer, timeout, batch_size, max_tokens, words.jpeg_quality, key_variable
+        )
+    elif describer == JUDGE:
+        describe = JudgeDescriber()
+    else:
+        describe = LocalDescriber(describer, device, precision, batch_size, max_tokens, words.jpeg_quality)
+    descriptions = [text.strip() for text in describe(images, question or words.question)]
+    for prompt, description in zip(prompts, descriptions, strict=True):
+        if not description:
+            raise RewardError(f"describer: {describer} said nothing about the picture for '{prompt}'; ask another.")
+    references = [words.reference.replace("{prompt}", prompt) for prompt in prompts]
+    matches = load_scorer(scorer, layer, device).match(descriptions, references, batch_size)
+    if log is not None:
+        _append(Path(log), prompts, descriptions, matches)
+    return np.array([match.recall for match in matches])
+
+
+def _append(file: Path, prompts: list[str], descriptions: list[str], matches: list[Match]) -> None:
+    """Append a JSON object per sample; raises RewardError when the file cannot be written."""
+    rows = (
+        {"prompt": prompt, "description": description} | dataclasses.asdict(match) | {"f1": match.f1}
+        for prompt, description, match in zip(prompts, descriptions, matches, strict=True)
+    )
+    try:
+        with file.expanduser().open("a", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    except OSError as error:
+        raise RewardError(
+            f"log: {file} cannot be written ({error.strerror}); give a file in a folder that is there."
+        ) from error

@@ -1,0 +1,124 @@
+"""Pretrained networks of the rewards: found in a folder or on the hub, loaded without pickle, in float32, in eval mode.
+
+Everything that can go wrong here is a RewardError that says which option to change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddpo.errors import RewardError, connection_failed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the device that `device` names; `auto` is the GPU of this process where there is one, else the CPU.
+
+    Raises RewardError for a device that torch does not know or that is not there.
+    """
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise RewardError(f"device: '{device}' cannot be used here; give auto, cpu or a GPU that exists.") from error
+    return torch.device(device)
+
+
+def load_network(
+    kind: Any, source: str, device: str, *, option: str = "model", dtype: torch.dtype | None = None
+) -> Any:
+    """Return the transformers model of class `kind` in `source`, a folder or hub id, float32 unless `dtype` is given.
+
+    Only safetensors are read. Raises RewardError when it cannot be found or lacks weights: transformers alone would
+    draw missing weights at random and only warn.
+    """
+    import torch
+
+    place = resolve_device(device)
+    with loading(source, option):
+        network, report = kind.from_pretrained(
+            source, dtype=dtype or torch.float32, use_safetensors=True, output_loading_info=True
+        )
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise RewardError(f"{option}: {source} has no weights '{missing[0]}'; give a {kind.__name__}.")
+        return network.to(place).eval().requires_grad_(False)
+
+
+def load_tokenizer(source: str, option: str = "model") -> Any:
+    """Return the tokenizer in `source`, a folder or hub id; raises RewardError when it cannot be found."""
+    from transformers import AutoTokenizer
+
+    with loading(source, option):
+        return AutoTokenizer.from_pretrained(source)
+
+
+def find_file(source: str, name: str, option: str) -> Path:
+    """Return the file `name` of a hub id or folder, the one safetensors file of a folder without it, or a file itself.
+
+    Raises RewardError when there is none.
+    """
+    from huggingface_hub import hf_hub_download
+
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        candidates = [path / name] if (path / name).is_file() else sorted(path.glob("*.safetensors"))
+        if len(candidates) != 1:
+            raise RewardError(f"{option}: {path} holds neither {name} nor exactly one safetensors file; give the file.")
+        return candidates[0]
+    with loading(source, option):
+        return Path(hf_hub_download(source, name))
+
+
+def read_tensors(path: Path, option: str) -> dict[str, Tensor]:
+    """Return the tensors `{name: tensor}` of a safetensors or .pt/.pth file, the latter also below `state_dict`.
+
+    Raises RewardError when the file cannot be read or holds something else.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    with loading(str(path), option):
+        if path.suffix == ".safetensors":
+            tensors: dict[str, Tensor] = load_file(path)
+            return tensors
+        # Safe although the format is a pickle: weights_only interprets it with torch's own reader, which builds
+        # tensors and plain containers and refuses every other name, so a hostile file raises instead of running.
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = content.get("state_dict", content)
+        return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+@contextmanager
+def loading(source: str, option: str) -> Iterator[None]:
+    """Keep transformers quiet and make a RewardError of what fails while `source`, `option`'s value, is loaded."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except RewardError:
+        raise
+    except Exception as error:
+        if not Path(source).exists() and connection_failed(error):
+            raise RewardError(
+                f"{option}: {source} is not in the local cache and the hub cannot be reached; "
+                f"download it where there is a network, or give a folder as '{option}'."
+            ) from error
+        reason = " ".join(str(error).split())[:300]
+        raise RewardError(f"{option}: {source} cannot be loaded: {reason}") from error
+    finally:
+        logging.set_verbosity(verbosity)
