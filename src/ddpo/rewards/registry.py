@@ -77,7 +77,7 @@ _REGISTRY = {
         alignment,
         "BERTScore recall",
         "how much of the prompt a vision-language model's description of the picture covers (paper D.3)",
-        licence="that of the describing model; MIT (DeBERTa)",
+        licence="Llama 2 (LLaVA), MIT (DeBERTa)",
         weights="llava-hf/llava-1.5-7b-hf, microsoft/deberta-xlarge-mnli",
     ),
     "clip-score": Entry(
