@@ -82,7 +82,7 @@ class Evaluator:
         }  # the trained reward before one only measured
         self.rewards = [first_of_key[key] for key in dict.fromkeys(reward.key for reward in rewards)]
         self.not_measured: list[str] = []
-        """Why other rewards than the trained one cannot be measured on these prompts."""
+        """Why other rewards than the trained one are measured no more."""
 
     def evaluate(self, policy: Policy, iteration: int) -> Evaluation:
         """Draw and score the fixed samples.
@@ -128,6 +128,7 @@ class Evaluator:
             "kl_to_base": evaluation.kl_to_base,
             "trained_reward": next(iter(evaluation.scores)),
             "labels": {reward.key: reward.label for reward in self.rewards},
+            "not_measured": self.not_measured,
             "samples": [
                 {
                     "prompt": prompt.text,
