@@ -126,6 +126,7 @@ class Evaluator:
             "kl_to_base": evaluation.kl_to_base,
             "trained_reward": next(iter(evaluation.scores)),
             "labels": self.labels,
+            "not_measured": self.not_measured,
             "samples": [
                 {
                     "prompt": prompt.text,

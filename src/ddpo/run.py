@@ -167,7 +167,10 @@ class _Run:
     def _evaluate(self, iteration: int) -> Evaluation:
         """Draw the fixed samples and put them into the run folder."""
         self.display.phase("fixed samples", 0, 1)
+        known = len(self.evaluator.not_measured)
         evaluation = self.evaluator.evaluate(self.trainer.policy, iteration)
+        for reason in self.evaluator.not_measured[known:]:
+            self.display.message(f"Measured no more: {reason}")
         if self.writes:
             self._draw_curve()
             self.evaluator.write(self.folder, evaluation)

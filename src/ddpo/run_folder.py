@@ -13,6 +13,7 @@ model/           the result
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,6 +207,12 @@ class RunFolder:
     def write_sample_record(self, iteration: int, record: Mapping[str, Any]) -> None:
         """Write what was measured on the fixed samples, as in docs/metrics.md."""
         write_atomically(self.sample_files(iteration).record, json.dumps(record, indent=1, allow_nan=False).encode())
+
+
+def picture_file(folder: Path, prompt: str, seed: int) -> Path:
+    """Return the file of a single picture that `ddpo sample` draws into a folder: named after its prompt and seed."""
+    words = re.sub(r"\W+", "-", prompt).strip("-")
+    return folder / f"{words}-{seed}.png"
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from ddpo.randomness import Stream, derive_seed
 from ddpo.report.grid import draw_grid
 from ddpo.rewards import to_uint8
 from ddpo.rollout import rollout
-from ddpo.run_folder import RunFolder
+from ddpo.run_folder import RunFolder, picture_file
 
 
 def load_policy(config: TrainConfig, device: torch.device, weights: Path | None = None) -> StableDiffusionPolicy:
@@ -106,8 +105,7 @@ def draw_pictures(
     if output.suffix.lower() == ".png":
         files = [output]
     else:
-        names = (re.sub(r"\W+", "-", text).strip("-") for text in texts)
-        files = [output / f"{name}-{s}.png" for name, s in zip(names, seeds, strict=True)]
+        files = [picture_file(output, text, s) for text, s in zip(texts, seeds, strict=True)]
     for file, picture in zip(files, pixels, strict=True):
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(file)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from ddpo import comparison, files
+from ddpo.cli.evaluate import evaluate
+from ddpo.errors import RunFolderError
 from ddpo.run import train
 
 PROGRAM = Path(sys.executable).with_name("ddpo")
@@ -73,6 +78,37 @@ def test_mistakes_end_with_one_sentence_and_code_2(tiny_pipeline, arguments, mes
     assert done.stderr.startswith("Error: ")
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
+
+
+@pytest.fixture
+def sampled(monkeypatch) -> list[str]:
+    """Let comparisons be made in no time; return what was compared."""
+    asked: list[str] = []
+
+    def compare(source, **_):
+        asked.append(source)
+        return SimpleNamespace(not_measured=[], record=lambda: {"source": source})
+
+    monkeypatch.setattr(comparison, "compare", compare)
+    return asked
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_sampled(sampled, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match=r"--output .*cannot be written: .*; give another file"):
+        evaluate("embedded", output=tmp_path / "file" / "result.json")
+    assert sampled == []
+
+
+def test_a_result_that_cannot_be_written_after_all_is_printed(sampled, tmp_path, monkeypatch, capsys):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "write_atomically", full)
+    with pytest.raises(RunFolderError, match="No space left on device; the result stands on stdout instead"):
+        evaluate("embedded", output=tmp_path / "new" / "result.json")
+    assert sampled == ["embedded"]
+    assert json.loads(capsys.readouterr().out) == {"source": "embedded"}
 
 
 def test_neither_a_run_nor_a_model():

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ddpo.experiments.definition import load_experiment
+from ddpo.experiments.definition import experiment_names, load_experiment
 from ddpo.experiments.figures import redraw
 from ddpo.experiments.pages import page
 
 RESULTS = Path(__file__).parents[2] / "results"
+
+
+def test_every_embedded_experiment_has_its_results():
+    embedded = {name for name in experiment_names() if "embedded" in load_experiment(name).scales}
+    assert embedded <= {path.parent.name for path in RESULTS.glob("*/about.json")}
 
 
 def test_figures_and_pages_are_those_of_the_tables():

@@ -19,11 +19,12 @@ from ddpo.experiments.figures import redraw
 from ddpo.experiments.generalisation import changes
 from ddpo.experiments.overoptimisation import parting
 from ddpo.experiments.pages import page
-from ddpo.experiments.pages.markdown import verdict, with_interval
+from ddpo.experiments.pages.markdown import verdict
 from ddpo.experiments.publishing import publish
 from ddpo.experiments.results import Runs, read_rows
 from ddpo.experiments.tables import DrawingSource, spread
 from ddpo.intervals import over_seeds
+from ddpo.report.wording import with_interval
 
 ABOUT = {
     "experiment": "figure", "scale": "embedded", "seeds": 3, "budget": 1.0, "queries": "1,024",

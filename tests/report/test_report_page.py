@@ -14,6 +14,7 @@ from synthetic_run import change_record, write_run
 from ddpo.errors import RunFolderError
 from ddpo.report.curve import MINUS
 from ddpo.report.page import render_page, write_page
+from ddpo.report.record import RunRecord
 from ddpo.run_folder import RunFolder, distinct_names
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
@@ -70,6 +71,37 @@ def page_of(*folders: RunFolder) -> Page:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> RunFolder:
     return write_run(tmp_path_factory.mktemp("runs") / "emoji")
+
+
+@pytest.mark.parametrize("odd", ["1" + 400 * "0", "1e308", "-1e308", "-4", "NaN"])
+@pytest.mark.parametrize("key", ["iteration", "reward_queries", "reward/mean", "kl/step", "time/update"])
+def test_a_number_that_no_run_has_does_not_keep_the_page_from_being_made(key, odd):
+    metrics = [{"iteration": n, "reward_queries": 8 * n, "reward/mean": 1.0 * n, "kl/step": 0.1} for n in (1, 2)]
+    metrics[1][key] = json.loads(odd)
+    page = Page(render_page([RunRecord("odd", {"iterations": json.loads(odd)}, "", metrics)]))
+    assert page.unmatched == []
+
+
+def test_an_odd_evaluation_does_not_keep_the_page_from_being_made(tmp_path):
+    folder = write_run(tmp_path / "run", iterations=2, every=1, samples=2, size=8)
+    change_record(folder, 1, diversity=10**400, kl_to_base=1e308)
+    record = folder.sample_files(2).record
+    record.write_text(record.read_text().replace('"iteration": 2,', '"iteration": -3,'))
+    score = json.loads(record.read_text())["samples"]
+    score[0]["rewards"]["jpeg-compressibility"] = 1e308
+    change_record(folder, 2, samples=score)
+    assert page_of(folder).text
+
+
+def test_rewards_that_are_measured_no_more_are_named(tmp_path):
+    folder = write_run(tmp_path / "run", iterations=2, every=1, samples=2, size=8)
+    change_record(folder, 2, not_measured=["Reward 'judge' is tired."])
+    assert "Not measured: Reward 'judge' is tired." in page_of(folder).text
+
+
+def test_the_caption_of_the_denoising_loss_is_what_is_logged(tmp_path):
+    folder = write_run(tmp_path / "run", iterations=2, every=1, samples=2, size=8, algorithm="rwr")
+    assert "what the network predicts (noise, velocity or sample), unweighted" in page_of(folder).text
 
 
 def test_the_page_has_all_its_parts(run):

@@ -58,6 +58,18 @@ def test_any_values_have_an_axis(values):
     assert all(0 <= at <= 100 for at, _ in placed.y_ticks + placed.x_ticks)
 
 
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [([-8, -4], [1.0, 2.0]), ([-8, 8], [1.0, 2.0]), ([0, 1], [-1e100, 1e100]), ([0, 1], [0.0, 5e-324])],
+)
+@pytest.mark.parametrize("from_zero", [False, True])
+def test_places_and_values_that_no_run_has_break_nothing(x, y, from_zero):
+    placed = place(chart(Line("a", "x", x, y), from_zero=from_zero))
+    assert placed is not None
+    assert all(0 <= value <= 1000 for pair in points(placed.lines[0].path) for value in pair)
+    assert all(0 <= at <= 100 for at, _ in placed.y_ticks + placed.x_ticks)
+
+
 def test_no_points_no_chart():
     assert place(chart()) is None
     assert place(chart(Line("a", "x", [], []))) is None

@@ -128,6 +128,19 @@ def test_signs_of_a_training_that_does_not_learn(subject, key, bad, good, config
     assert signs(record(config=config, **{key: good})) == {}
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "advice"),
+    [
+        ({"name": "rwr", "beta": 0.2}, "A smaller algorithm.beta"),
+        ({"name": "rwr-sparse", "percentile": 0.9}, "A smaller algorithm.percentile"),
+    ],
+)
+def test_few_samples_are_answered_with_a_setting_that_the_algorithm_has(algorithm, advice):
+    config = {"samples_per_iteration": 128, "algorithm": algorithm}
+    found = signs(record(config=config, weight__effective_samples=[100.0] * 9 + [2.0]))
+    assert advice in found["Few samples carry the weight"]
+
+
 def test_without_anything_to_look_at_nothing_is_claimed():
     assert signs(record()) == {}
     assert subjects(record(), "clear") == []

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ddpo.display import QuietDisplay
 from ddpo.diversity import diversity
 from ddpo.evaluation import Evaluation, Evaluator
 from ddpo.prompts import load_prompts
@@ -33,7 +34,10 @@ def read_tiles(folder: RunFolder, record) -> np.ndarray:
 def test_the_record_says_everything_about_the_fixed_samples(tiny_config):
     result = train(tiny_config(evaluation=MEASURED))
     record = json.loads(result.folder.sample_files(2).record.read_text())
-    assert list(record) == ["iteration", "tiles", "diversity", "kl_to_base", "trained_reward", "labels", "samples"]
+    assert list(record) == [
+        "iteration", "tiles", "diversity", "kl_to_base", "trained_reward", "labels", "not_measured", "samples",
+    ]  # fmt: skip
+    assert record["not_measured"] == []
     assert record["iteration"] == 2
     assert record["tiles"] == {"file": "iteration-000002-tiles.png", "columns": 2, "width": 16, "height": 16}
     assert record["trained_reward"] == "jpeg-compressibility"
@@ -68,6 +72,23 @@ def test_the_trained_reward_comes_first_wherever_it_is_measured_again(tiny_confi
     assert list(record["labels"]) == ["jpeg-compressibility", "jpeg-incompressibility"]
     rewards = record["samples"][0]["rewards"]  # of quality 95 both, as trained
     assert rewards["jpeg-compressibility"] == -rewards["jpeg-incompressibility"]
+
+
+def test_a_reward_that_fails_later_is_told_and_recorded(tiny_config, tmp_path):
+    (tmp_path / "tired.py").write_text(
+        "calls = []\n\ndef tired(images, prompts, metadata):\n    calls.append(1)\n"
+        "    return [1.0] * len(prompts) if len(calls) < 2 else 1 / 0\n"
+    )
+    told = []
+    display = QuietDisplay()
+    display.message = told.append
+    config = tiny_config(evaluation={"number": 1, "every": 1, "rewards": [f"{tmp_path}/tired.py:tired"]})
+    result = train(config, display=display)
+    reason = "raised ZeroDivisionError"
+    assert [reason in text for text in told] == [True]  # once, and not again at the next evaluation
+    records = [json.loads(result.folder.sample_files(i).record.read_text()) for i in range(3)]
+    assert [len(record["not_measured"]) for record in records] == [0, 1, 1]
+    assert reason in records[1]["not_measured"][0]
 
 
 def test_metrics_of_an_evaluation():

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ddpo.cli.values import parsed
-from ddpo.errors import ConfigError
+from ddpo.errors import ConfigError, RunFolderError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from ddpo.comparison import Comparison, Paired
-    from ddpo.intervals import Mean
 
 WIDTH_OF_A_FILE = 120
 """Characters in a line of the table where there is no terminal to fit it to."""
@@ -43,8 +42,8 @@ def evaluate(
     from ddpo.comparison import compare
     from ddpo.files import write_atomically
 
-    if output is not None and output.is_dir():
-        raise ConfigError(f"--output {output} is a folder; give the name of a file.")
+    if output is not None:
+        _check_writable(output)
     with _Bar() as bar:
         comparison = compare(
             source,
@@ -59,11 +58,31 @@ def evaluate(
         typer.echo(f"Not measured: {reason}", err=True)
     text = json.dumps(comparison.record(), indent=1, allow_nan=False)
     if output is not None:
-        write_atomically(output, text.encode())
+        try:
+            write_atomically(output, text.encode())
+        except OSError as error:
+            typer.echo(text)
+            raise _not_written(output, error, "the result stands on stdout instead") from None
     if as_json:
         typer.echo(text)
     else:
         _print_table(comparison)
+
+
+def _check_writable(output: Path) -> None:
+    """Make the folder of a file and see, before anything is sampled, that it can be written into."""
+    if output.is_dir():
+        raise ConfigError(f"--output {output} is a folder; give the name of a file.")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        raise _not_written(output, error, "give another file") from None
+
+
+def _not_written(output: Path, error: OSError, advice: str) -> RunFolderError:
+    return RunFolderError(f"--output {output} cannot be written: {error.strerror}; {advice}.")
 
 
 class _Bar:
@@ -110,15 +129,13 @@ def _print_table(comparison: Comparison) -> None:
 
 def _cells(paired: Paired) -> list[str]:
     from ddpo.display import with_error
+    from ddpo.report.curve import MINUS
+    from ddpo.report.wording import with_interval
 
     means = [mean for mean in (paired.base, paired.trained) if mean is not None]
     cells = [with_error(mean.mean, mean.error) for mean in means]
-    return cells if paired.difference is None else [*cells, _with_interval(paired.difference)]
-
-
-def _with_interval(mean: Mean) -> str:
-    """Return `+0.42 [+0.31, +0.55]`, the standard error to two significant digits."""
-    if mean.number == 1 or mean.error == 0:
-        return f"{mean.mean:+.4g}"
-    decimals = min(8, max(0, 1 - math.floor(math.log10(mean.error))))
-    return f"{mean.mean:+.{decimals}f} [{mean.low:+.{decimals}f}, {mean.high:+.{decimals}f}]"
+    return (
+        cells
+        if paired.difference is None
+        else [*cells, with_interval(paired.difference, sign=True).replace(MINUS, "-")]
+    )

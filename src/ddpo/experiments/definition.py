@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from ddpo.errors import ExperimentError, nearest
 
@@ -23,6 +24,9 @@ FigureKind = Literal[
     "progression", "before-after", "effectiveness", "prompts", "generalisation", "overoptimisation", "rounds"
 ]
 """What the tables, the figure and the page of an experiment show."""
+
+CLAIMS_CHECKED: tuple[FigureKind, ...] = ("effectiveness", "prompts", "rounds")
+"""Figures whose page checks claims."""
 
 
 class _Strict(BaseModel):
@@ -57,13 +61,19 @@ class PromptSet(_Strict):
     label: str
     """Words for tables and figures."""
     prompts: str
-    """A prompt source as in a configuration: `everyday-objects` or `{name: simple-animals, part: held-out}`."""
+    """A prompt source as in a configuration: `everyday-objects` or `{name: simple-animals, part: held-out}`, also as
+    the text that `ddpo evaluate --prompts` takes."""
     rewards: list[str] = []
     """Rewards to measure besides the trained one."""
     seeds: int = Field(default=2, ge=1)
     """Samples of each prompt, of the base model and of the trained one."""
     show: list[str] = []
     """Prompts to draw with the base model and with the first seed's trained one."""
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return json.dumps(value) if isinstance(value, dict | list) else value
 
 
 class Plan(_Strict):
@@ -92,8 +102,8 @@ class SharedPlan(_Strict):
     """The experiment's name."""
     variants: list[str] | None = None
     """Only these variants."""
-    seeds: int = Field(default=3, ge=1)
-    """Only so many seeds."""
+    seeds: int | None = Field(default=None, ge=1)
+    """Only so many seeds, whatever number is asked for; None: those of the other experiment."""
 
 
 def _kind_of_plan(value: Any) -> str:
@@ -138,12 +148,16 @@ class Experiment(_Strict):
     """On the paper's model."""
 
     @model_validator(mode="after")
-    def _claims_name_variants(self) -> Experiment:
-        known = {variant for scale in self.scales for variant in getattr(getattr(self, scale), "variants", None) or ()}
-        for claim in self.claims:
-            for variant in (claim.left, claim.right):
-                if known and variant not in known:
-                    raise ValueError(f"claims: there is no variant '{variant}'; there are {', '.join(sorted(known))}")
+    def _claims_can_be_checked(self) -> Experiment:
+        if self.claims and self.figure not in CLAIMS_CHECKED:
+            raise ValueError(
+                f"claims: the page of figure: {self.figure} checks none; remove them, or use one of "
+                f"{', '.join(CLAIMS_CHECKED)}"
+            )
+        named = [getattr(getattr(self, scale), "variants", None) or () for scale in self.scales]
+        problem = _unknown_variant(self.claims, {variant for variants in named for variant in variants})
+        if problem and all(named):  # else `plan_of` knows
+            raise ValueError(problem)
         return self
 
     @model_validator(mode="after")
@@ -208,6 +222,13 @@ def plan_of(experiment: Experiment, scale: Scale) -> Plan:
     Raises:
         ExperimentError: it has no plan for the scale, or shares runs that the other experiment does not have.
     """
+    plan = _plan_of(experiment, scale, ())
+    _check_claims(experiment)
+    return plan
+
+
+def _plan_of(experiment: Experiment, scale: Scale, sharing: tuple[str, ...]) -> Plan:
+    """Return the plan; `sharing` are the experiments that led to this one."""
     plan: AnyPlan | None = getattr(experiment, scale)
     if plan is None:
         raise ExperimentError(
@@ -215,7 +236,46 @@ def plan_of(experiment: Experiment, scale: Scale) -> Plan:
         )
     if isinstance(plan, Plan):
         return plan
-    return _some_of(plan_of(load_experiment(plan.runs_of), scale), plan, experiment.name)
+    if plan.runs_of in sharing:
+        raise ExperimentError(
+            f"Experiment '{experiment.name}' shares runs of '{plan.runs_of}', which leads back to it; name one with "
+            "recipes."
+        )
+    return _some_of(_plan_of(load_experiment(plan.runs_of), scale, (*sharing, plan.runs_of)), plan, experiment.name)
+
+
+def _check_claims(experiment: Experiment) -> None:
+    """Raise ExperimentError for a claim about a variant that no scale has."""
+    if not experiment.claims:
+        return
+    known = {variant for scale in experiment.scales for variant in _plan_of(experiment, scale, ()).variants}
+    if problem := _unknown_variant(experiment.claims, known):
+        raise ExperimentError(f"Experiment '{experiment.name}': {problem}.")
+
+
+def _unknown_variant(claims: Sequence[Claim], known: set[str]) -> str | None:
+    """Return a sentence on the first claim about a variant that is not known."""
+    named = (variant for claim in claims for variant in (claim.left, claim.right))
+    unknown = next((variant for variant in named if variant not in known), None)
+    return unknown and f"claims: there is no variant '{unknown}'; there are {', '.join(sorted(known))}"
+
+
+def seeds_of(experiment: Experiment, scale: Scale, wanted: int | None = None) -> int:
+    """Return how many seeds an experiment runs when `wanted` are asked for, None: as many as its file says.
+
+    Raises:
+        ExperimentError: as `plan_of`.
+    """
+    plan_of(experiment, scale)
+    return _seeds_of(experiment, scale, wanted)
+
+
+def _seeds_of(experiment: Experiment, scale: Scale, wanted: int | None) -> int:
+    plan: AnyPlan = getattr(experiment, scale)
+    if isinstance(plan, Plan):
+        return plan.seeds if wanted is None else wanted
+    there = _seeds_of(load_experiment(plan.runs_of), scale, wanted)
+    return there if plan.seeds is None else min(there, plan.seeds)
 
 
 def _some_of(plan: Plan, part: SharedPlan, name: str) -> Plan:
@@ -226,24 +286,25 @@ def _some_of(plan: Plan, part: SharedPlan, name: str) -> Plan:
             f"Experiment '{name}' shares the variant '{missing[0]}' of '{part.runs_of}', which has only "
             f"{', '.join(plan.variants)}; correct 'variants'."
         )
-    return plan.model_copy(
-        update={"variants": {variant: plan.variants[variant] for variant in wanted}, "seeds": part.seeds}
-    )
+    seeds = plan.seeds if part.seeds is None else min(plan.seeds, part.seeds)
+    return plan.model_copy(update={"variants": {variant: plan.variants[variant] for variant in wanted}, "seeds": seeds})
 
 
 def _anchored(experiment: Experiment, folder: Path) -> Experiment:
-    """Make the recipes that are files beside the experiment's file independent of the working folder."""
-    updates: dict[str, Plan] = {}
+    """Make the files beside the experiment's file that it names independent of the working folder."""
+    updates: dict[str, AnyPlan] = {}
     for scale in experiment.scales:
         plan = getattr(experiment, scale)
         if isinstance(plan, Plan):
-            updates[scale] = plan.model_copy(update={"recipes": [_anchored_recipe(r, folder) for r in plan.recipes]})
+            updates[scale] = plan.model_copy(update={"recipes": [_anchored_file(r, folder) for r in plan.recipes]})
+        elif isinstance(plan, SharedPlan):
+            updates[scale] = plan.model_copy(update={"runs_of": _anchored_file(plan.runs_of, folder)})
     return experiment.model_copy(update=updates)
 
 
-def _anchored_recipe(recipe: str, folder: Path) -> str:
-    file = (folder / Path(recipe).expanduser()).resolve()
-    return str(file) if Path(recipe).suffix in (".yaml", ".yml") and file.is_file() else recipe
+def _anchored_file(name: str, folder: Path) -> str:
+    file = (folder / Path(name).expanduser()).resolve()
+    return str(file) if Path(name).suffix in (".yaml", ".yml") and file.is_file() else name
 
 
 def _explain(error: ValidationError) -> str:
@@ -260,6 +321,12 @@ def _explain(error: ValidationError) -> str:
 
 def _keys_beside(location: Sequence[int | str]) -> list[str]:
     """Return the valid keys of the section in which an unknown key was found."""
-    sections: dict[int | str, type[_Strict]] = {"own": Plan, "shared": SharedPlan, "evaluate": PromptSet}
+    sections: dict[int | str, type[_Strict]] = {
+        "own": Plan,
+        "shared": SharedPlan,
+        "evaluate": PromptSet,
+        "pictures": Pictures,
+        "claims": Claim,
+    }
     named = [sections[part] for part in location[:-1] if part in sections]
     return list((named[-1] if named else Experiment).model_fields)

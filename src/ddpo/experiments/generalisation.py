@@ -16,6 +16,7 @@ class Change:
     """The change of one reward on one prompt set, trained minus base model at the same prompts and seeds."""
 
     recipe: str
+    variant: str
     prompt_set: str
     reward: str
     label: str
@@ -32,12 +33,18 @@ class Change:
     prompts: int
     """Prompts in the set."""
 
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Recipe and variant: which models were trained."""
+        return self.recipe, self.variant
+
 
 def changes(rows: Sequence[TextRow]) -> list[Change]:
-    """Return the change for every recipe, reward and prompt set, in order of appearance."""
-    groups: dict[tuple[str, str, str], list[TextRow]] = {}
+    """Return the change for every recipe, variant, reward and prompt set, in order of appearance."""
+    groups: dict[tuple[str, ...], list[TextRow]] = {}
     for row in rows:
-        groups.setdefault((row["recipe"], row["reward"], row["prompt_set"]), []).append(row)
+        kind = row["recipe"], row["variant"], row["reward"], row["prompt_set"]
+        groups.setdefault(kind, []).append(row)
     return [_change(group) for group in groups.values()]
 
 
@@ -51,6 +58,7 @@ def _change(rows: Sequence[TextRow]) -> Change:
     first = rows[0]
     return Change(
         recipe=first["recipe"],
+        variant=first["variant"],
         prompt_set=first["prompt_set"],
         reward=first["reward"],
         label=first["label"],

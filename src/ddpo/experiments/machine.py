@@ -9,6 +9,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from ddpo.experiments.definition import Scale
 from ddpo.experiments.runner import Environment
 
 _ASK_TORCH = (
@@ -17,13 +18,14 @@ _ASK_TORCH = (
 )
 
 
-def slots(jobs: int | None, devices: list[str]) -> list[Environment]:
+def slots(jobs: int | None, devices: list[str], scale: Scale = "embedded") -> list[Environment]:
     """Return the environment variables of what runs at one time.
 
-    By default one run a device, or one a core where there is none; with more jobs than devices these are shared.
+    By default one run a device; where there is none one a core, but a single one of the paper's model, which fills the
+    memory and takes every core. With more jobs than devices these are shared.
     """
     if not devices:
-        return [{} for _ in range(jobs or cores())]
+        return [{} for _ in range(jobs or (cores() if scale == "embedded" else 1))]
     visible = [entry for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry]
     names = visible if len(visible) == len(devices) else [str(index) for index in range(len(devices))]
     return [{"CUDA_VISIBLE_DEVICES": names[job % len(names)]} for job in range(jobs or len(names))]

@@ -6,17 +6,19 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ddpo.config import TrainConfig, load_config
-from ddpo.experiments.definition import Experiment, Plan, PromptSet, Scale, plan_of
+from ddpo.experiments.definition import Experiment, Plan, PromptSet, Scale, plan_of, seeds_of
 from ddpo.experiments.steps import Step
 
 _OF_THE_MACHINE = ("name", "output", "device", "threads", "precision")
 """Settings that do not say what a run trains."""
+_WHOLE = ("prompts", "reward")
+"""Settings whose keys are options: one that only one of two has makes them differ."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Run:
 def runs_of(experiment: Experiment, scale: Scale, *, seeds: int | None = None, budget: float = 1.0) -> list[Run]:
     """Return the runs of an experiment: the first seed of every recipe and variant, then the second, ...
 
-    `seeds` replaces the number of the experiment's file; `budget` multiplies the reward queries of every run.
+    `seeds` is how many are asked for instead of the number of the experiment's file; one that shares only the first
+    seeds of another experiment has no more. `budget` multiplies the reward queries of every run.
 
     Raises:
         ExperimentError, ConfigError: no plan for the scale, or a run that cannot be configured.
@@ -65,7 +68,7 @@ def runs_of(experiment: Experiment, scale: Scale, *, seeds: int | None = None, b
     plan = plan_of(experiment, scale)
     return [
         _run(plan, recipe, variant, seed, budget)
-        for seed in range(plan.seeds if seeds is None else seeds)
+        for seed in range(seeds_of(experiment, scale, seeds))
         for recipe in plan.recipes
         for variant in plan.variants
     ]
@@ -181,13 +184,19 @@ def changed_settings(step: Step, run: Run) -> list[str]:
 
     Settings that only one of the two knows do not count: they came or went with a version.
     """
-    then = dict(_leaves(step.finished().get("settings", {})))
-    now = dict(_leaves(run.config.model_dump(mode="json")))
-    return [
-        f"{key} {then[key]} -> {now[key]}"
-        for key in then
-        if key in now and then[key] != now[key] and key not in _OF_THE_MACHINE
-    ]
+    return list(_changed(step.finished().get("settings", {}), run.config.model_dump(mode="json"), ""))
+
+
+def _changed(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    """Yield the settings that differ; sections are gone through key by key, what is given whole is compared whole."""
+    for name in (name for name in then if name in now):
+        key = f"{prefix}{name}"
+        if key in _OF_THE_MACHINE or then[name] == now[name]:
+            continue
+        if key not in _WHOLE and isinstance(then[name], dict) and isinstance(now[name], dict):
+            yield from _changed(then[name], now[name], f"{key}.")
+        else:
+            yield f"{key} {then[name]} -> {now[name]}"
 
 
 def slug(text: str) -> str:
@@ -201,14 +210,6 @@ def _hash(identity: object) -> str:
 
 def _ddpo(command: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "ddpo", command)
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _is_readable(override: str) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ddpo.errors import ExperimentError
 from ddpo.experiments.definition import Experiment, FigureKind
 from ddpo.experiments.figures import draw
 from ddpo.experiments.pages import write_page
@@ -43,12 +44,14 @@ _TABLES: dict[FigureKind, dict[str, Callable[[Sequence[RunSource]], list[Row]]]]
 def publish(experiment: Experiment, runs: Sequence[RunSource], about: Mapping[str, Any], output: Path) -> Path:
     """Write the results of an experiment into `output`/NAME and return that folder.
 
-    Everything is made beside it first: an error or a kill leaves the former results as they were.
+    Everything is made beside it first and takes the place of former results as a whole: an error or a kill leaves
+    those as they were, and none of their files is left among the new ones.
 
     Raises:
-        ExperimentError: a run folder lacks what is needed.
+        ExperimentError: a run folder lacks what is needed, or the folder holds something else than results.
     """
     folder, partial = output / experiment.name, output / f".{experiment.name}.partial"
+    check_output(folder)
     shutil.rmtree(partial, ignore_errors=True)
     mark = {"budget": about["budget"]}
     for name, rows_of in _TABLES[experiment.figure].items():
@@ -59,11 +62,30 @@ def publish(experiment: Experiment, runs: Sequence[RunSource], about: Mapping[st
     write_atomically(partial / "about.json", json.dumps(about, indent=1).encode())
     draw(experiment, partial)
     write_page(experiment, partial)
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in sorted(partial.iterdir()):
-        file.replace(folder / file.name)
-    partial.rmdir()
+    _swap(partial, folder)
     return folder
+
+
+def check_output(folder: Path) -> None:
+    """Look whether results may be written into a folder: it is to hold nothing but former results.
+
+    Raises:
+        ExperimentError: it holds something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ExperimentError(f"{folder} is a file; give another --output.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "about.json").is_file():
+        raise ExperimentError(f"{folder} holds something else than results and is left alone; give another --output.")
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Put a folder in the place of another, by renaming: what is in `folder` is never half of both."""
+    former = folder.with_name(f".{folder.name}.former")
+    shutil.rmtree(former, ignore_errors=True)
+    if folder.is_dir():
+        folder.rename(former)
+    new.rename(folder)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def _pictures(experiment: Experiment, runs: Sequence[RunSource]) -> list[Picture]:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ddpo import __version__
-from ddpo.errors import ExperimentError
+from ddpo.errors import DDPOError, ExperimentError
 from ddpo.experiments import machine
 from ddpo.experiments.definition import Experiment, Scale, experiment_names, load_experiment
 from ddpo.experiments.plan import Run, changed_settings, drawing_folders, evaluation_file, runs_of, steps_of
-from ddpo.experiments.publishing import publish
+from ddpo.experiments.publishing import check_output, publish
+from ddpo.experiments.requirements import check_rewards_and_prompts
 from ddpo.experiments.runner import Outcome, Runner
 from ddpo.experiments.steps import Step
 from ddpo.experiments.tables import DrawingSource, EvaluationSource, RunSource
@@ -61,7 +62,8 @@ def reproduce(experiments: Sequence[Experiment], options: Options, tell: Tell) -
     """Run what is not finished of the experiments and return the folders of their results.
 
     Raises:
-        ExperimentError: a run failed; the results that need none of the failed runs are written before.
+        ExperimentError: a reward or prompts cannot be loaded, or a folder of results holds something else; nothing is
+            run. Or a run failed, or results could not be written; all others are written before.
         ConfigError: a run cannot be configured; nothing is run.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the subprocesses are stopped.
     """
@@ -69,25 +71,37 @@ def reproduce(experiments: Sequence[Experiment], options: Options, tell: Tell) -
         experiment.name: runs_of(experiment, options.scale, seeds=options.seeds, budget=options.budget)
         for experiment in experiments
     }
+    for experiment in experiments:
+        check_rewards_and_prompts(experiment, runs[experiment.name])
+        check_output(options.output / experiment.name)
     devices = machine.gpus()
     origin = {"version": __version__, "commit": machine.commit(), "machine": machine.describe(devices)}
     environment = {"OMP_NUM_THREADS": "1"} if options.scale == "embedded" else {}
     all_runs = [run for named in runs.values() for run in named]
     steps = {step.name: step for step in steps_of(all_runs, options.work, environment, origin)}
-    slots = machine.slots(options.jobs, devices)
+    slots = machine.slots(options.jobs, devices, options.scale)
     tell(f"{count(len(steps), 'step')}, {len(slots)} at a time, in {options.work}")
     _warn_of_changes(steps, all_runs, tell)
     outcome = Runner(list(steps.values()), slots, tell).run()
-    folders = []
+    folders, problems = [], list[str]()
     for experiment in experiments:
         needed = {step.name: step for step in steps_of(runs[experiment.name], options.work, environment, origin)}
-        if not outcome.failed.keys() & needed.keys():
-            about = about_results(experiment, options, runs[experiment.name], needed)
-            sources = [source_of(run, options.work) for run in runs[experiment.name]]
-            folders.append(publish(experiment, sources, about, options.output))
+        if outcome.failed.keys() & needed.keys():
+            continue
+        try:
+            folders.append(_publish(experiment, options, runs[experiment.name], needed))
             tell(f"{experiment.name} written into {folders[-1]}")
-    _report_failures(outcome, len(steps))
+        except (DDPOError, OSError) as error:
+            problems.append(f"{experiment.name} was not written: {error}")
+            tell(problems[-1])
+    _report_failures(outcome, len(steps), problems)
     return folders
+
+
+def _publish(experiment: Experiment, options: Options, runs: Sequence[Run], steps: Mapping[str, Step]) -> Path:
+    """Write the results of finished runs and return their folder."""
+    about = about_results(experiment, options, runs, steps)
+    return publish(experiment, [source_of(run, options.work) for run in runs], about, options.output)
 
 
 def source_of(run: Run, work: Path) -> RunSource:
@@ -149,13 +163,17 @@ def _command(experiment: Experiment, options: Options) -> str:
     return " ".join(words)
 
 
-def _report_failures(outcome: Outcome, number: int) -> None:
-    """Raise ExperimentError if a step failed."""
+def _report_failures(outcome: Outcome, number: int, problems: Sequence[str]) -> None:
+    """Raise ExperimentError if a step failed, or with the `problems` in writing results."""
+    sentences = list(problems)
     if outcome.failed:
-        raise ExperimentError(
+        sentences.insert(
+            0,
             f"{len(outcome.failed)} of {number} steps failed ({', '.join(outcome.failed)}); the reasons stand above. "
-            "The others are finished and kept: the same command runs only what failed."
+            "The others are finished and kept: the same command runs only what failed.",
         )
+    if sentences:
+        raise ExperimentError(" ".join(sentences))
 
 
 def _warn_of_changes(steps: Mapping[str, Step], runs: Sequence[Run], tell: Tell) -> None:

@@ -106,6 +106,22 @@ class Runs:
                 point.by_seed[int(row["seed"])] = float(row[measure])
         return [points[iteration] for iteration in sorted(points)]
 
+    def training_points(self, recipe: str, variant: str) -> list[Point]:
+        """Return the mean reward of each iteration's own samples at the queries before it.
+
+        They are drawn before the iteration's update, from the policy that stands at the row before of the same run.
+        """
+        before: dict[tuple[str, int], int] = {}
+        previous: dict[str, int] = {}
+        for row in sorted(self.rows, key=lambda row: int(row["iteration"])):
+            if (row["recipe"], row["variant"]) == (recipe, variant):
+                before[row["seed"], int(row["iteration"])] = previous.get(row["seed"], 0)
+                previous[row["seed"]] = int(row["queries"])
+        return [
+            Point(point.iteration, before[str(next(iter(point.by_seed))), point.iteration], point.by_seed)
+            for point in self.points(recipe, variant, "reward_mean")
+        ]
+
 
 @dataclass(frozen=True)
 class About:

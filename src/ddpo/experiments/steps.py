@@ -55,8 +55,8 @@ class Step:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the command has been run to its end."""
-        return self.marker.is_file()
+        """Whether the command has been run to its end and what it made is still there."""
+        return self.marker.is_file() and self.product.exists()
 
     def finished(self) -> dict[str, Any]:
         """Return what the marker says."""
@@ -69,6 +69,7 @@ class Step:
             shutil.rmtree(self.product)
         else:
             self.product.unlink(missing_ok=True)
+            self.marker.unlink(missing_ok=True)
         self.product.parent.mkdir(parents=True, exist_ok=True)
 
     def finish(self, seconds: float) -> None:

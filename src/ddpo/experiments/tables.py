@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 from ddpo.errors import ExperimentError
 from ddpo.files import write_atomically
 from ddpo.report.record import EvaluationRecord, Tiles
-from ddpo.run_folder import RunFolder
+from ddpo.run_folder import RunFolder, picture_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -129,7 +128,7 @@ def prompt_rows(runs: Iterable[RunSource]) -> list[Row]:
         queries = queries_by_iteration(run)
         for record in run.records():
             at = {**run.identity, "label": _label(record)}
-            at |= {"iteration": record.iteration, "queries": queries[record.iteration]}
+            at |= {"iteration": record.iteration, "queries": _queries_at(run, queries, record.iteration)}
             for prompt, scores in _trained_scores_by_prompt(record).items():
                 rows.append({**at, "prompt": prompt, "samples": len(scores), "reward_mean": float(np.mean(scores))})
     return rows
@@ -148,13 +147,22 @@ def queries_by_iteration(run: RunSource) -> dict[int, int]:
     return {0: 0} | {int(entry["iteration"]): int(entry["reward_queries"]) for entry in metrics}
 
 
+def _queries_at(run: RunSource, queries: Mapping[int, int], iteration: int) -> int:
+    if iteration not in queries:
+        raise ExperimentError(
+            f"{run.folder} has fixed samples of iteration {iteration} but no metrics of it; delete the folder to train "
+            "the run anew."
+        )
+    return queries[iteration]
+
+
 def evaluation_rows(runs: Iterable[RunSource]) -> list[Row]:
     """Return a row per run, prompt set, reward and prompt: means over the prompt's seeds of both models' samples."""
     return [row for run in runs for source in run.evaluations for row in _rows_of_evaluation(run, source)]
 
 
 def _rows_of_evaluation(run: RunSource, source: EvaluationSource) -> list[Row]:
-    record = json.loads(source.file.read_text(encoding="utf-8"))
+    record = _read_evaluation(source.file)
     trained = run.records()[0].trained_reward
     by_prompt: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for sample in record["samples"]:
@@ -173,6 +181,21 @@ def _rows_of_evaluation(run: RunSource, source: EvaluationSource) -> list[Row]:
         }
         for (reward, prompt), samples in by_prompt.items()
     ]
+
+
+def _read_evaluation(file: Path) -> dict[str, Any]:
+    """Return what `ddpo evaluate` wrote.
+
+    Raises:
+        ExperimentError: the file is not there or holds no evaluation.
+    """
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExperimentError(f"{file} cannot be read ({error}); give the command again.") from None
+    if not isinstance(record, dict) or not {"samples", "rewards"} <= record.keys():
+        raise ExperimentError(f"{file} is not an evaluation of `ddpo evaluate`; delete it and give the command again.")
+    return record
 
 
 @dataclass(frozen=True)
@@ -207,7 +230,7 @@ def _pictures_of_run(run: RunSource, prompts: int, moments: int) -> list[Picture
                 **run.identity,
                 "label": _label(record),
                 "iteration": record.iteration,
-                "queries": queries[record.iteration],
+                "queries": _queries_at(run, queries, record.iteration),
                 "prompt": sample.prompt,
                 "sample_seed": sample.seed,
                 "reward": sample.rewards[str(record.trained_reward)],
@@ -240,15 +263,12 @@ def _end(run: RunSource) -> tuple[int, int]:
 def _drawn(run: RunSource, drawing: DrawingSource, folder: Path, iteration: int, queries: int) -> list[Picture]:
     at = {**run.identity, "label": _label(run.records()[0]), "iteration": iteration, "queries": queries}
     return [
-        Picture({**at, "prompt": prompt, "sample_seed": 0, "reward": None, "prompt_set": drawing.label}, file)
-        for prompt, file in zip(drawing.prompts, _in_order(folder, drawing.prompts), strict=True)
+        Picture(
+            {**at, "prompt": prompt, "sample_seed": 0, "reward": None, "prompt_set": drawing.label},
+            picture_file(folder, prompt, 0),
+        )
+        for prompt in drawing.prompts
     ]
-
-
-def _in_order(folder: Path, prompts: Sequence[str]) -> list[Path]:
-    """Return the file of each prompt: named after its words, as `ddpo sample` does."""
-    names = [re.sub(r"\W+", "-", prompt).strip("-") for prompt in prompts]
-    return [folder / f"{name}-0.png" for name in names]
 
 
 def _distinct_prompts(record: EvaluationRecord) -> dict[str, None]:
@@ -285,8 +305,13 @@ def write_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
 def _tile(picture: Picture) -> Image:
     from PIL import Image
 
-    with Image.open(picture.file) as sheet:
-        tile = sheet.convert("RGB").crop(picture.box)
+    try:
+        with Image.open(picture.file) as sheet:
+            tile = sheet.convert("RGB").crop(picture.box)
+    except OSError as error:
+        raise ExperimentError(
+            f"The picture {picture.file} cannot be read ({error}); delete its folder and give the command again."
+        ) from None
     scale = PICTURE_SIZE / max(tile.size)
     if scale >= 1:
         return tile

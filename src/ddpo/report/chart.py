@@ -116,19 +116,25 @@ def place(chart: Chart) -> PlacedChart | None:
     lines = [line for line in chart.lines if len(line.x)]
     if not lines:
         return None
-    x_axis = _Axis(0.0, max(max(line.x) for line in lines) or 1.0)
+    x_axis = _place_axis(lines)
     y_axis = _value_axis(chart, lines)
     y_values = _log_ticks(y_axis) if y_axis.log else _ticks(y_axis.low, y_axis.high)
     return PlacedChart(
         chart,
         [_place_line(line, x_axis, y_axis) for line in lines],
-        [(100 * x_axis.place(value), number(value)) for value in _ticks(0.0, x_axis.high)],
+        [(100 * x_axis.place(value), number(value)) for value in _ticks(x_axis.low, x_axis.high)],
         [(100 * y_axis.place(value), number(value)) for value in y_values],
         100 * y_axis.place(chart.reference[0]) if chart.reference is not None else None,
         y_axis.log,
         _summary(chart, lines),
         _points(chart, lines, x_axis, y_axis),
     )
+
+
+def _place_axis(lines: Sequence[Line]) -> _Axis:
+    """Return the axis of places: from 0 on, unless a file says otherwise."""
+    low, high = min(0.0, *(min(line.x) for line in lines)), max(0.0, *(max(line.x) for line in lines))
+    return _Axis(low, high if high > low else low + 1.0)
 
 
 def _value_axis(chart: Chart, lines: Sequence[Line]) -> _Axis:
@@ -147,6 +153,8 @@ def _value_axis(chart: Chart, lines: Sequence[Line]) -> _Axis:
 def _ticks(low: float, high: float) -> list[float]:
     """Return about `_TICKS` round values between `low` and `high`."""
     raw = (high - low) / _TICKS
+    if raw == 0:  # of the smallest number there is
+        return [low]
     power = 10.0 ** math.floor(math.log10(raw))
     step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)

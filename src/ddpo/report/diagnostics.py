@@ -66,8 +66,13 @@ DIAGNOSTICS = (
         "standard deviation",
         from_zero=True,
     ),
-    Diagnostic("denoising_loss", "Denoising loss", "The weighted squared error of the predicted noise.", "loss",
-               from_zero=True),
+    Diagnostic(
+        "denoising_loss",
+        "Denoising loss",
+        "Squared error of what the network predicts (noise, velocity or sample), unweighted.",
+        "loss",
+        from_zero=True,
+    ),
     Diagnostic(
         "weight/effective_samples",
         "Effective samples",

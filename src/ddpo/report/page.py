@@ -190,7 +190,8 @@ def _state(run: RunRecord) -> str:
         sentences.append("There is no evaluation of fixed samples in the folder, so there are no pictures.")
     elif len(run.evaluations) == 1:
         sentences.append(f"The fixed samples were drawn once only, at iteration {run.evaluations[0].iteration}.")
-    return " ".join([*sentences, *run.problems])
+    reasons = dict.fromkeys(reason for evaluation in run.evaluations for reason in evaluation.not_measured)
+    return " ".join([*sentences, *(f"Not measured: {reason}" for reason in reasons), *run.problems])
 
 
 @cache

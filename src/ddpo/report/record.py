@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+LARGEST = 1e100
+"""Numbers beyond this are not taken for measurements: sums of their squares would overflow."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class EvaluationRecord:
     """Mean root mean square difference of two samples' pixels, scale 0 to 1."""
     kl_to_base: float | None
     """Mean divergence of the trajectories from the base model, nats."""
+    not_measured: list[str] = field(default_factory=list)
+    """Why other rewards than the trained one are measured no more."""
 
     @classmethod
     def parse(cls, data: object, folder: Path) -> EvaluationRecord:
@@ -74,6 +78,7 @@ class EvaluationRecord:
             _tiles(data.get("tiles"), folder, len(samples)),
             finite(data.get("diversity")),
             finite(data.get("kl_to_base")),
+            _texts(data.get("not_measured")),
         )
 
     @property
@@ -188,10 +193,14 @@ def comparable(evaluations: Sequence[EvaluationRecord]) -> tuple[list[Evaluation
 
 
 def finite(value: object) -> float | None:
-    """Return a finite number as float; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """Return a finite number as float; None for anything else, also for one beyond `LARGEST`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
         return None
     return float(value)
+
+
+def _texts(data: object) -> list[str]:
+    return [str(text) for text in data] if isinstance(data, list) else []
 
 
 def _sample(data: object) -> FixedSample:

@@ -227,9 +227,17 @@ def _effective_samples(run: RunRecord) -> list[Finding]:
         return [Finding("clear", subject, f"{number(late, 3)} of late")]
     text = (
         f"The weights of an iteration are worth {number(late, 3)} equally weighted samples of the {drawn:,.0f} drawn: "
-        "few samples decide everything. A smaller algorithm.beta spreads the weights."
+        f"few samples decide everything. {_spreading(run)}"
     )
     return [Finding("sign", "Few samples carry the weight", text)]
+
+
+def _spreading(run: RunRecord) -> str:
+    """Say which setting of the algorithm gives more samples a weight."""
+    algorithm = run.config.get("algorithm")
+    if isinstance(algorithm, dict) and "percentile" in algorithm:
+        return "A smaller algorithm.percentile keeps more samples."
+    return "A smaller algorithm.beta spreads the weights."
 
 
 def _skipped(run: RunRecord) -> list[Finding]:

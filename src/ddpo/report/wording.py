@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
+from ddpo.intervals import Mean
 from ddpo.report.curve import MINUS
 
 
@@ -30,6 +31,28 @@ def with_error(mean: float, error: float, *, sign: bool = False) -> str:
         return f"+{text}" if sign and mean > 0 else text
     decimals = min(8, max(0, 1 - math.floor(math.log10(error))))
     return f"{mean:{'+' if sign else ''},.{decimals}f} ± {error:,.{decimals}f}".replace("-", MINUS)
+
+
+def with_interval(mean: Mean, *, sign: bool = False) -> str:
+    """Return `−1.64 [−1.80, −1.48]`; the mean alone where one value gives no interval."""
+    if mean.number == 1:
+        return signed(mean.mean) if sign else number(mean.mean)
+    if mean.high - mean.low <= 1e-9 * abs(mean.mean):
+        middle = low = high = number(mean.mean)
+    else:
+        middle, low, high = alike(mean.mean, mean.low, mean.high)
+    if sign:
+        middle, low, high = (_with_plus(text) for text in (middle, low, high))
+    return f"{middle} [{low}, {high}]"
+
+
+def signed(value: float) -> str:
+    """Return a number with its sign."""
+    return _with_plus(number(value))
+
+
+def _with_plus(text: str) -> str:
+    return text if text.startswith(MINUS) or not text.strip("0.,") else f"+{text}"
 
 
 def alike(*values: float) -> list[str]:

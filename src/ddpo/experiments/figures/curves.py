@@ -27,15 +27,13 @@ from ddpo.experiments.figures.style import (
 )
 from ddpo.experiments.overoptimisation import parting
 from ddpo.experiments.results import Point, Runs, TextRow, distinct, read_rows
+from ddpo.report.wording import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INTERVALS = (
-    "Points: mean over {seeds} of the fixed samples' reward, a little apart to be told from each other; bars: 95 % "
-    "interval (Student)."
-)
+FAINTLY = "Faint: mean of each iteration's training samples, at the queries before that iteration."
 
 _GOLD = (
     ("evaluation_judge-recognition", "recognition (share)", Kind("recognition", VERMILION, "s")),
@@ -50,9 +48,16 @@ def panel_title(recipe: str) -> str:
     return recipe.removeprefix("emoji-").replace("-", " ")
 
 
-def seeds_in_words(number: int) -> str:
-    """Return `3 seeds`, `1 seed`."""
-    return f"{number} seed{'s'[: number != 1]}"
+def kind_title(recipe: str, variant: str | None) -> str:
+    """Return words for a recipe, and for the variant where there are several to tell apart."""
+    return panel_title(recipe) if variant is None else f"{panel_title(recipe)}, {variant}"
+
+
+def _intervals(runs: Runs) -> str:
+    return (
+        f"Points: mean over {count(len(runs.seeds), 'seed')} of the fixed samples' reward, a little apart to be told "
+        "from each other; bars: 95 % interval (Student)."
+    )
 
 
 def effectiveness(folder: Path) -> Figure:
@@ -63,11 +68,11 @@ def effectiveness(folder: Path) -> Figure:
     for axes, recipe in zip(panels, runs.recipes, strict=True):
         reach = max(point.queries for variant in runs.variants for point in runs.points(recipe, variant))
         for kind, shift in zip(kinds(runs.variants), shifts(len(runs.variants), reach), strict=True):
-            _draw_training_means(axes, runs.points(recipe, kind.name, "reward_mean"), kind)
+            _draw_training_means(axes, runs.training_points(recipe, kind.name), kind)
             draw_points(axes, runs.points(recipe, kind.name), kind, shift=shift)
         _finish(axes, panel_title(recipe), runs.label(recipe))
     legend_above(figure, panels[0])
-    note(figure, INTERVALS.format(seeds=seeds_in_words(len(runs.seeds))) + " Faint: mean of the training samples.")
+    note(figure, f"{_intervals(runs)}\n{FAINTLY}")
     return figure
 
 
@@ -89,7 +94,7 @@ def rounds(folder: Path) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.xaxis.set_major_formatter("{x:.0f}")
     legend_above(figure, panels[0])
-    note(figure, INTERVALS.format(seeds=seeds_in_words(len(runs.seeds))))
+    note(figure, _intervals(runs))
     return figure
 
 
@@ -115,9 +120,9 @@ def overoptimisation(folder: Path) -> Figure:
     figure.align_ylabels(panels)
     note(
         figure,
-        f"Points: mean over {seeds_in_words(len(runs.seeds))} of the fixed samples; bars: 95 % interval (Student). "
-        "Diversity: pixel difference of two samples.\nDivergence: of a trajectory from the base model. Dotted: "
-        "the first evaluation at which recognition is clearly below the base model's.",
+        f"Points: mean over {count(len(runs.seeds), 'seed')} of the fixed samples; bars: 95 % interval (Student). "
+        "Diversity: pixel difference of two samples.\nDivergence: of a trajectory from the base model. Dotted: where "
+        "recognition, with the trained reward above the base model's, is clearly below it from then on.",
     )
     return figure
 
@@ -138,7 +143,7 @@ def prompts(folder: Path) -> Figure:
         axes.set_ylabel("")
     note(
         figure,
-        f"Thick: mean over all prompts and {seeds_in_words(len(runs.seeds))}; bars: 95 % interval over seeds. "
+        f"Thick: mean over all prompts and {count(len(runs.seeds), 'seed')}; bars: 95 % interval over seeds. "
         "Faint: single prompts, mean over seeds.",
     )
     return figure
@@ -156,7 +161,7 @@ def single_prompts(rows: Sequence[TextRow]) -> dict[str, tuple[list[int], list[f
 
 
 def _draw_training_means(axes: Axes, points: Sequence[Point], kind: Kind) -> None:
-    """Draw the mean of every iteration's training samples, faintly: drawn before the iteration's update."""
+    """Draw the mean of every iteration's training samples, faintly."""
     axes.plot(
         [point.queries for point in points],
         [point.mean.mean for point in points],

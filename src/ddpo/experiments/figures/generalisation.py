@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddpo.experiments.figures.curves import panel_title, seeds_in_words
+from ddpo.experiments.figures.curves import kind_title
 from ddpo.experiments.figures.style import BLUE, FAINT, VERMILION, new_figure, note
 from ddpo.experiments.generalisation import Change, changes
 from ddpo.experiments.results import read_rows
+from ddpo.report.wording import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,27 +18,33 @@ if TYPE_CHECKING:
 
 
 def generalisation(folder: Path) -> Figure:
-    """Draw a row a recipe: the change of each reward on each prompt set, with intervals and every training seed."""
+    """Draw a row a recipe and variant: the change of each reward on each prompt set, with intervals and every seed."""
     found = changes(read_rows(folder / "evaluation.csv"))
-    recipes = list(dict.fromkeys(change.recipe for change in found))
-    trained = {recipe: [c for c in found if c.recipe == recipe and c.is_trained_reward] for recipe in recipes}
-    others = {recipe: [c for c in found if c.recipe == recipe and not c.is_trained_reward] for recipe in recipes}
+    titles = titles_of(found)
+    trained = {kind: [c for c in found if c.kind == kind and c.is_trained_reward] for kind in titles}
+    others = {kind: [c for c in found if c.kind == kind and not c.is_trained_reward] for kind in titles}
     columns = 2 if any(others.values()) else 1
     sets = max(len(part) for part in trained.values())
-    figure = new_figure(len(recipes) * (1.35 + 0.45 * sets) + 0.5, 5.4 * columns)
-    panels = figure.subplots(len(recipes), columns, squeeze=False)
-    for row, recipe in enumerate(recipes):
-        _draw(panels[row, 0], trained[recipe], BLUE)
-        panels[row, 0].set_title(f"trained on {panel_title(recipe)}")
+    figure = new_figure(len(titles) * (1.35 + 0.45 * sets) + 0.5, 5.4 * columns)
+    panels = figure.subplots(len(titles), columns, squeeze=False)
+    for row, (kind, title) in enumerate(titles.items()):
+        _draw(panels[row, 0], trained[kind], BLUE)
+        panels[row, 0].set_title(f"trained on {title}")
         if columns == 2:
-            _draw(panels[row, 1], others[recipe], VERMILION)
+            _draw(panels[row, 1], others[kind], VERMILION)
     seeds = max(len(change.by_seed) for change in found)
     note(
         figure,
         f"Trained minus base model at the same prompts and seeds. Bars: 95 % interval over prompts (bootstrap); "
-        f"small circles: each of {seeds_in_words(seeds)} trained.",
+        f"small circles: each of {count(seeds, 'seed')} trained.",
     )
     return figure
+
+
+def titles_of(found: Sequence[Change]) -> dict[tuple[str, str], str]:
+    """Return words for each recipe and variant, in order; the variant is named where there are several."""
+    several = len({change.variant for change in found}) > 1
+    return {change.kind: kind_title(change.recipe, change.variant if several else None) for change in found}
 
 
 def _draw(axes: Axes, found: Sequence[Change], color: str) -> None:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,12 @@ LEFT = 1.75
 """Inches for the names of the rows."""
 TOP = 0.42
 """Inches for the names of the columns."""
+GAP = 0.06
+"""Inches between pictures."""
+ROW = CELL + CAPTION + GAP
+"""Inches from one row of pictures to the next."""
+HEADING = 14
+"""Characters in a line of a column's name, which has two lines."""
 
 
 @dataclass(frozen=True)
@@ -49,36 +55,65 @@ class Strip:
     cells: list[Cell]
 
 
+@dataclass(frozen=True)
+class Block:
+    """Rows of pictures that share the headings of their columns."""
+
+    columns: tuple[str, ...]
+    strips: list[Strip]
+
+    @property
+    def height(self) -> float:
+        """Inches."""
+        return TOP + len(self.strips) * ROW
+
+
 def progression(folder: Path) -> Figure:
     """Draw a row a prompt and run: the same sample at each moment of the training. Paper Figure 1."""
     rows, sheet = _read(folder)
-    strips = [
-        Strip(_row_name(rows, part), f"“{part[0]['prompt']}”\n{part[0]['label']}", [_cell(sheet, row) for row in part])
-        for part in _grouped(rows, ("recipe", "variant", "prompt"))
-    ]
-    moments = max((_grouped(rows, ("recipe", "variant", "prompt"))), key=len)
-    columns = ["base model" if row["iteration"] == "0" else f"{int(row['queries']):,}" for row in moments]
+    blocks: dict[tuple[str, ...], list[Strip]] = {}
+    for part in _grouped(rows, ("recipe", "variant", "prompt")):
+        strip = Strip(
+            _row_name(rows, part), f"“{part[0]['prompt']}”\n{part[0]['label']}", [_cell(sheet, row) for row in part]
+        )
+        blocks.setdefault(_moments(part), []).append(strip)
+    return _draw([Block(columns, strips) for columns, strips in blocks.items()])
+
+
+def _moments(part: Sequence[TextRow]) -> tuple[str, ...]:
+    """Return the names of the columns of one sample's pictures."""
+    columns = ["base model" if row["iteration"] == "0" else f"{int(row['queries']):,}" for row in part]
     if len(columns) > 1:
         columns[1] += " queries"
-    return _draw(strips, columns)
+    return tuple(columns)
 
 
 def before_after(folder: Path) -> Figure:
-    """Draw samples of the base model and the same prompts and seeds trained on each reward. Paper Figure 2."""
+    """Draw samples of the base model and the same prompts and seeds trained on each reward. Paper Figure 2.
+
+    Runs of other prompts or seeds have a base row and headings of their own.
+    """
     rows, sheet = _read(folder)
-    parts = _grouped(rows, ("recipe", "variant"))
-    base = [row for row in parts[0] if row["iteration"] == "0"]
-    strips = [Strip("base model", "", [Cell(_pixels(sheet, row), "") for row in base])]
-    for part in parts:
+    blocks: dict[tuple[tuple[str, str], ...], Block] = {}
+    for part in _grouped(rows, ("recipe", "variant")):
+        base = {_sample(row): row for row in part if row["iteration"] == "0"}
+        if tuple(base) not in blocks:
+            untrained = [Cell(_pixels(sheet, row), "") for row in base.values()]
+            headings = tuple(prompt for prompt, _ in base)
+            blocks[tuple(base)] = Block(headings, [Strip("base model", "", untrained)])
         last = max(int(row["iteration"]) for row in part)
-        trained = [row for row in part if int(row["iteration"]) == last]
-        before = {(row["prompt"], row["sample_seed"]): row["reward"] for row in part if row["iteration"] == "0"}
+        trained = {_sample(row): row for row in part if int(row["iteration"]) == last}
         cells = [
-            Cell(_pixels(sheet, row), _change(before[row["prompt"], row["sample_seed"]], row["reward"]))
-            for row in trained
+            Cell(_pixels(sheet, trained[sample]), _change(row["reward"], trained[sample]["reward"]))
+            for sample, row in base.items()
         ]
-        strips.append(Strip(panel_title(part[0]["recipe"]), part[0]["label"], cells))
-    return _draw(strips, [row["prompt"] for row in base])
+        blocks[tuple(base)].strips.append(Strip(_row_name(rows, part), part[0]["label"], cells))
+    return _draw(list(blocks.values()))
+
+
+def _sample(row: TextRow) -> tuple[str, str]:
+    """Return what stays the same before and after training."""
+    return row["prompt"], row["sample_seed"]
 
 
 def _read(folder: Path) -> tuple[list[TextRow], npt.NDArray[np.uint8]]:
@@ -126,28 +161,38 @@ def _short(reward: str) -> str:
     return number(value, 3) if abs(value) >= 100 or value == 0 else f"{value:#.3g}".replace("-", MINUS)
 
 
-def _draw(strips: Sequence[Strip], columns: Sequence[str]) -> Figure:
+def _draw(blocks: Sequence[Block]) -> Figure:
     """Draw rows of pictures with the names of rows on the left and of columns above."""
-    gap = 0.06
-    height = TOP + len(strips) * (CELL + CAPTION + gap)
-    width = LEFT + len(columns) * (CELL + gap)
-    figure = new_figure(height, width)
+    height = sum(block.height for block in blocks)
+    figure = new_figure(height, LEFT + max(len(block.columns) for block in blocks) * (CELL + GAP))
     figure.set_layout_engine("none")
-    for row, strip in enumerate(strips):
-        top = height - TOP - row * (CELL + CAPTION + gap)
-        _name(figure, strip, (top - CELL / 2) / height)
-        for column, cell in enumerate(strip.cells):
-            left = LEFT + column * (CELL + gap)
-            axes = figure.add_axes((left / width, (top - CELL) / height, CELL / width, CELL / height))
-            axes.imshow(cell.pixels)
-            axes.set_axis_off()
-            middle = (left + CELL / 2) / width
-            figure.text(
-                middle, (top - CELL - 0.03) / height, cell.caption, ha="center", va="top", fontsize=8, color=INK
-            )
-            if row == 0:
-                figure.text(middle, (top + 0.08) / height, columns[column], ha="center", va="bottom", fontsize=9.5)
+    top = height
+    for block in blocks:
+        for column, heading in enumerate(block.columns):
+            words = textwrap.fill(heading, HEADING, max_lines=2, placeholder=" …")
+            _write(figure, words, column, top - TOP + 0.08, va="bottom", fontsize=9.5)
+        for row, strip in enumerate(block.strips):
+            _draw_strip(figure, strip, top - TOP - row * ROW)
+        top -= block.height
     return figure
+
+
+def _draw_strip(figure: Figure, strip: Strip, top: float) -> None:
+    """Draw one row of pictures; `top` is its upper edge in inches from below."""
+    width, height = figure.get_size_inches()
+    _name(figure, strip, (top - CELL / 2) / height)
+    for column, cell in enumerate(strip.cells):
+        left = LEFT + column * (CELL + GAP)
+        axes = figure.add_axes((left / width, (top - CELL) / height, CELL / width, CELL / height))
+        axes.imshow(cell.pixels)
+        axes.set_axis_off()
+        _write(figure, cell.caption, column, top - CELL - 0.03, va="top", fontsize=8, color=INK)
+
+
+def _write(figure: Figure, text: str, column: int, y: float, **look: Any) -> None:
+    """Write words in the middle of a column, `y` inches from below."""
+    width, height = figure.get_size_inches()
+    figure.text((LEFT + column * (CELL + GAP) + CELL / 2) / width, y / height, text, ha="center", **look)
 
 
 def _name(figure: Figure, strip: Strip, middle: float) -> None:

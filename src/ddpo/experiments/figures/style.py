@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -145,5 +146,7 @@ def legend_above(figure: Figure, axes: Axes, columns: int | None = None) -> None
 
 
 def note(figure: Figure, text: str) -> None:
-    """Write small words below the panels."""
-    figure.supxlabel(text, fontsize=8.5, color=FAINT, x=0.005, ha="left")
+    """Write small words below the panels, in lines that fit the figure."""
+    characters = int(figure.get_figwidth() / 0.076)
+    lines = [line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, characters)]
+    figure.supxlabel("\n".join(lines), fontsize=8.5, color=FAINT, x=0.005, ha="left")

@@ -9,10 +9,10 @@ import numpy as np
 
 from ddpo.experiments.definition import Experiment
 from ddpo.experiments.figures.curves import panel_title, single_prompts
-from ddpo.experiments.overoptimisation import PROXY, RECOGNITION, parting
-from ddpo.experiments.pages.markdown import bullets, counted, direction, signed, table, verdict, with_interval
+from ddpo.experiments.overoptimisation import PROXY, RECOGNITION, fall, parting
+from ddpo.experiments.pages.markdown import bullets, counted, direction, table, verdict
 from ddpo.experiments.results import Runs, TextRow, distinct, read_rows
-from ddpo.report.wording import number
+from ddpo.report.wording import count, number, signed, with_interval
 
 _LOWEST = 0.2
 """Share of the prompts that counts as those on which the base model is worst."""
@@ -49,8 +49,11 @@ _INTERVALS = (
 def _claims(experiment: Experiment, runs: Runs) -> list[str]:
     """Return each claim with the difference at the end of the training, paired by seed."""
     claims = [claim for claim in experiment.claims if {claim.left, claim.right} <= set(runs.variants)]
+    unchecked = [
+        f"“{claim}” is not checked: not both were run here." for claim in experiment.claims if claim not in claims
+    ]
     if not claims:
-        return []
+        return ["### Do the claims hold?", bullets(unchecked)] if unchecked else []
     rows, verdicts = [], []
     for recipe in runs.recipes:
         for claim in claims:
@@ -61,6 +64,7 @@ def _claims(experiment: Experiment, runs: Runs) -> list[str]:
         "### Do the claims hold?",
         f"Differences of the reward at the end, paired by seed. {len(verdicts)} comparisons: {counted(verdicts)}.",
         table(["reward", "claim", "difference [95 % interval]", "verdict"], rows),
+        *([bullets(unchecked)] if unchecked else []),
     ]
 
 
@@ -172,10 +176,9 @@ def _parting_in_words(runs: Runs, recipe: str, variant: str) -> str:
         return "recognition was not measured."
     if found is None:
         change = recognition[-1].minus(recognition[0])
-        reason = "with one seed there is no interval" if change.number == 1 else "at no evaluation is it clearly below"
         return (
-            f"recognition does not part from the reward in {recognition[-1].queries:,} queries: {reason} the base "
-            f"model's; at the end it differs by {with_interval(change, sign=True)}."
+            f"recognition does not part from the reward in {recognition[-1].queries:,} queries: "
+            f"{_why_not_parted(runs, recipe, variant)}; at the end it differs by {with_interval(change, sign=True)}."
         )
     rising = (
         f"and afterwards the trained reward still rises by {with_interval(found.reward_after, sign=True)}"
@@ -184,6 +187,21 @@ def _parting_in_words(runs: Runs, recipe: str, variant: str) -> str:
     )
     return (
         f"recognition is first clearly below the base model's after {found.queries:,} reward queries, by "
-        f"{with_interval(found.recognition, sign=True)} there, while the trained reward has changed by "
-        f"{with_interval(found.reward, sign=True)}, {rising}."
+        f"{with_interval(found.recognition, sign=True)} there, and remains so at every later evaluation, while the "
+        f"trained reward has changed by {with_interval(found.reward, sign=True)}, {rising}."
     )
+
+
+def _why_not_parted(runs: Runs, recipe: str, variant: str) -> str:
+    """Say why recognition, which was measured, does not part from the trained reward."""
+    fallen = fall(runs, recipe, variant)
+    if len(runs.seeds) == 1:
+        return "with one seed there is no interval"
+    if fallen.clear == 0:
+        return "at no evaluation is it clearly below the base model's"
+    if not fallen.lasts:
+        return (
+            f"at {fallen.clear} of {count(fallen.evaluations, 'evaluation')} it is clearly below the base model's, "
+            "but not to the end"
+        )
+    return "it ends clearly below the base model's, but the trained reward is not above the base model's there"

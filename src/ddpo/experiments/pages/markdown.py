@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from ddpo.experiments.definition import Claim
 from ddpo.intervals import Mean
-from ddpo.report.curve import MINUS
-from ddpo.report.wording import alike, number
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -19,28 +17,6 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def bullets(sentences: Sequence[str]) -> str:
     """Return a Markdown list."""
     return "\n".join(f"- {sentence}" for sentence in sentences)
-
-
-def with_interval(mean: Mean, *, sign: bool = False) -> str:
-    """Return `−1.64 [−1.80, −1.48]`; the mean alone where one value gives no interval."""
-    if mean.number == 1:
-        return signed(mean.mean) if sign else number(mean.mean)
-    if mean.high - mean.low <= 1e-9 * abs(mean.mean):
-        middle = low = high = number(mean.mean)
-    else:
-        middle, low, high = alike(mean.mean, mean.low, mean.high)
-    if sign:
-        middle, low, high = (_with_plus(text) for text in (middle, low, high))
-    return f"{middle} [{low}, {high}]"
-
-
-def signed(value: float) -> str:
-    """Return a number with its sign."""
-    return _with_plus(number(value))
-
-
-def _with_plus(text: str) -> str:
-    return text if text.startswith(MINUS) or not text.strip("0.,") else f"+{text}"
 
 
 def verdict(claim: Claim, difference: Mean) -> str:

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from ddpo.experiments.definition import Experiment
-from ddpo.experiments.figures.curves import panel_title
+from ddpo.experiments.figures.curves import kind_title
+from ddpo.experiments.figures.generalisation import titles_of
 from ddpo.experiments.generalisation import Change, changes
-from ddpo.experiments.pages.markdown import bullets, signed, table, with_interval
+from ddpo.experiments.pages.markdown import bullets, table
 from ddpo.experiments.results import TextRow, distinct, read_rows
-from ddpo.report.wording import count, number
+from ddpo.report.wording import count, number, signed, with_interval
 
 
 def pictures(experiment: Experiment, folder: Path) -> str:
@@ -22,12 +23,14 @@ def pictures(experiment: Experiment, folder: Path) -> str:
         sets = distinct(row["prompt_set"] for row in rows)
         return f"Drawn at seed 0 by the base model and by the models of the first training seed: {', '.join(sets)}."
     lines = []
-    for recipe in distinct(row["recipe"] for row in rows):
-        part = [row for row in rows if row["recipe"] == recipe]
+    several = len(distinct(row["variant"] for row in rows)) > 1
+    for recipe, variant in dict.fromkeys((row["recipe"], row["variant"]) for row in rows):
+        part = [row for row in rows if (row["recipe"], row["variant"]) == (recipe, variant)]
+        title = kind_title(recipe, variant if several else None)
         before, after = _at(part, min), _at(part, max)
         change_N = np.array([after[key] - before[key] for key in before])
         lines.append([
-            panel_title(recipe), part[0]["label"], number(float(np.mean(list(before.values()))), 3),
+            title, part[0]["label"], number(float(np.mean(list(before.values()))), 3),
             number(float(np.mean(list(after.values()))), 3), f"{int((change_N > 0).sum())} of {len(change_N)}",
         ])  # fmt: skip
     return "\n\n".join([
@@ -47,14 +50,15 @@ def _at(rows: Sequence[TextRow], which: Callable[[Iterable[int]], int]) -> dict[
 def generalisation(experiment: Experiment, folder: Path) -> str:
     """Return the change on every prompt set, and what of it carries over."""
     found = changes(read_rows(folder / "evaluation.csv"))
+    titles = titles_of(found)
     sentences = [
         sentence
-        for recipe in dict.fromkeys(change.recipe for change in found)
-        for sentence in _carried_over([c for c in found if c.recipe == recipe and c.is_trained_reward])
+        for kind, title in titles.items()
+        for sentence in _carried_over(title, [c for c in found if c.kind == kind and c.is_trained_reward])
     ]
     rows = [
         [
-            panel_title(change.recipe), change.label, change.prompt_set, str(change.prompts), number(change.base, 3),
+            titles[change.kind], change.label, change.prompt_set, str(change.prompts), number(change.base, 3),
             number(change.trained, 3), with_interval(change.mean, sign=True),
             " ".join(signed(float(f"{value:.3g}")) for value in change.by_seed.values()),
         ]
@@ -68,11 +72,10 @@ def generalisation(experiment: Experiment, folder: Path) -> str:
     return "\n\n".join([bullets(sentences), words, table(headings, rows)])
 
 
-def _carried_over(found: Sequence[Change]) -> list[str]:
+def _carried_over(title: str, found: Sequence[Change]) -> list[str]:
     """Say for each prompt set beyond the first how the change compares with that on the first."""
     sentences = []
     near, *far = found
-    title = panel_title(near.recipe)
     if not near.mean.is_clear:
         return [f"{title}: training had no clear effect on the {near.prompt_set}; there is nothing to carry over."]
     for change in far:
