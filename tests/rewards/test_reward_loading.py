@@ -111,7 +111,7 @@ def test_an_object_with_call_is_a_reward():
         (lambda images: 0, "takes"),
         (int, "a class"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),  # the address of a function is another in each process
 )
 def test_mistakes_are_named(spec, message, folder):
     (folder / "broken.py").write_text("\nimport not_there\n")
