@@ -28,6 +28,7 @@ def test_every_train_command_is_a_valid_configuration(readme, tmp_path, monkeypa
     assert len(commands) >= 4
     for command in commands:
         words = shlex.split(command, comments=True)[2:]
+        words = [word for word in words if word != "--dry-run"]
         if "--output" in words:
             del words[words.index("--output") : words.index("--output") + 2]
         source = words.pop(0) if words and "=" not in words[0] else None

@@ -172,7 +172,7 @@ def test_a_stop_ends_the_subprocesses_and_keeps_what_is_finished(tmp_path, numbe
     until(lambda: (tmp_path / "b" / "half.txt").exists())
     child = pid_of(tmp_path, "b")
     process.send_signal(number)
-    assert process.wait(timeout=15) == 130
+    assert process.wait(timeout=60) == 130
     assert not is_alive(child)
     assert step(tmp_path, "a").is_finished
     assert not step(tmp_path, "b").is_finished

@@ -276,7 +276,7 @@ def test_on_the_command_line_weights_take_the_place_of_the_recipes_reward():
     config = load_config("emoji-compressibility", ["reward={jpeg-compressibility: 0.5, judge: 10}"])
     assert config.reward == {"jpeg-compressibility": 0.5, "judge": 10}
     assert config.name == "jpeg-compressibility-judge"
-    assert load_config("emoji-judge", ["reward={judge: 2}", "reward=judge"]).reward == {"name": "judge"}
+    assert load_config("emoji-judge", ["reward={judge: 2}", "reward=judge"]).reward == "judge"
 
 
 def test_in_a_file_weights_take_the_place_of_what_it_extends_and_options_are_added(tmp_path):

@@ -131,6 +131,12 @@ def test_every_listed_reward_loads():
         "jpeg-incompressibility",
         "judge",
         "judge-recognition",
+        "aesthetic",
+        "alignment",
+        "clip-score",
+        "pickscore",
+        "hpsv2",
+        "image-reward",
     ]
     for name, description in listed:
         reward = load_reward(name)

@@ -14,6 +14,7 @@ import yaml
 from ddpo.algorithms import ALGORITHMS
 from ddpo.config.tree import TrainConfig
 from ddpo.errors import ConfigError, nearest
+from ddpo.rewards import names_rewards
 
 RECIPES = resources.files("ddpo") / "recipes"
 
@@ -95,11 +96,12 @@ def compose(levels: Sequence[Level], algorithm: str) -> dict[str, Any]:
 
 
 def _merge(tree: dict[str, Any], over: Mapping[str, Any]) -> None:
-    """Put settings on top of a tree; a section that takes another name begins anew, as a reward always does."""
+    """Put settings on top of a tree; a section that takes another name begins anew."""
     for key, value in over.items():
         former = tree.get(key)
         another = key in NAMED_SECTIONS and name_of(value) not in (None, name_of(former))
-        if not isinstance(value, dict) or not isinstance(former, dict) or another or key == "reward":
+        another = another or (key == "reward" and names_rewards(value))
+        if not isinstance(value, dict) or not isinstance(former, dict) or another:
             tree[key] = copy.deepcopy(value)
             continue
         for setting in value if key == "algorithm" else ():

@@ -181,9 +181,9 @@ class TrainConfig(_Section):
     def _sizes_fit(self) -> TrainConfig:
         updates = self.algorithm.default_updates if self.updates_per_iteration is None else self.updates_per_iteration
         object.__setattr__(self, "updates_per_iteration", updates)
-        self._divides("samples_per_prompt", self.samples_per_prompt)
         if isinstance(self.algorithm, WeightedRegression):
             self._check_regression(self.algorithm)
+            self._divides("samples_per_prompt", self.samples_per_prompt)
             return self
         limit = self.algorithm.max_updates
         if limit is not None and updates * self.inner_epochs > limit:
@@ -192,6 +192,7 @@ class TrainConfig(_Section):
                 f"not {updates * self.inner_epochs}; use algorithm=ddpo-is for more"
             )
         self._divides("updates_per_iteration", updates)
+        self._divides("samples_per_prompt", self.samples_per_prompt)
         if self.advantage.name in ("group", "leave-one-out") and self.samples_per_prompt == 1:
             raise ValueError(
                 f"advantage.name: '{self.advantage.name}' compares samples of one prompt; set samples_per_prompt to "
