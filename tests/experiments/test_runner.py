@@ -119,7 +119,8 @@ def test_an_unfinished_folder_is_made_again_from_nothing(tmp_path):
 
 
 PROGRAM = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from test_runner import step
