@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ddpo.config import TrainConfig, load_config
     from ddpo.embedded import embedded_model
     from ddpo.errors import DDPOError
-    from ddpo.run import TrainResult, train
+    from ddpo.run import TrainResult, resume, train
 
 __version__ = version("ddpo")
 
@@ -26,10 +26,11 @@ _PLACES = {
     "TrainResult": "ddpo.run",
     "embedded_model": "ddpo.embedded",
     "load_config": "ddpo.config",
+    "resume": "ddpo.run",
     "train": "ddpo.run",
 }
 
-__all__ = ["DDPOError", "TrainConfig", "TrainResult", "__version__", "embedded_model", "load_config", "train"]
+__all__ = ["DDPOError", "TrainConfig", "TrainResult", "__version__", "embedded_model", "load_config", "resume", "train"]
 
 
 def __getattr__(name: str) -> Any:

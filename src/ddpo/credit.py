@@ -23,23 +23,22 @@ class Credit:
         self.statistics = RunningStatistics(config.advantage.buffer_size, config.advantage.min_count)
 
     def assign(
-        self, prompts: list[str], reward_B: NDArray[np.float64], own: range
+        self, prompts: list[str], reward_B: NDArray[np.float64], own_B: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float64], Metrics]:
-        """Return the advantages or weights of this process's samples, `own`, and metrics of the weights.
+        """Return advantages or weights of this process's samples, where `own_B` is true, and metrics of the weights.
 
         `prompts` and `reward_B` `(B,)` are those of all processes.
         """
-        part = slice(own.start, own.stop)
         algorithm = self.config.algorithm
         if not isinstance(algorithm, WeightedRegression):
-            return self.advantages(prompts, reward_B)[part], {}
+            return self.advantages(prompts, reward_B)[own_B], {}
         weight_B = algorithm.weights(prompts, reward_B)
         kept_B = weight_B > 0
         # A process draws minibatches from the samples it kept. Scaled by how many these are of an even share, the mean
         # over processes is the mean over all kept samples.
-        share = kept_B[part].sum() * self.processes / kept_B.sum()
+        share = kept_B[own_B].sum() * self.processes / kept_B.sum()
         metrics = {"weight/kept": float(kept_B.mean()), "weight/effective_samples": effective_samples(weight_B)}
-        return weight_B[part] * share, metrics
+        return weight_B[own_B] * share, metrics
 
     def advantages(self, prompts: list[str], reward_B: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the advantages `(B,)` of the samples of all processes, clipped (F.3)."""
@@ -56,16 +55,15 @@ class Credit:
         return advantage_B if limit is None else advantage_B.clip(-limit, limit)
 
 
-def reward_statistics(reward_B: NDArray[np.float64], samples_per_prompt: int) -> Metrics:
+def reward_statistics(reward_B: NDArray[np.float64], drawn_B: NDArray[np.intp]) -> Metrics:
     """Return mean, sample standard deviation and standard error of the rewards `(B,)` of an iteration.
 
-    Consecutive samples of one drawn prompt are alike: the standard error is over drawn prompts.
+    Samples of one drawn prompt, whose number `drawn_B` gives, are alike: the standard error is over drawn prompts.
     """
-    drawn_B = [index // samples_per_prompt for index in range(len(reward_B))]
     return {
         "reward/mean": float(reward_B.mean()),
         "reward/std": _sample_std(reward_B),
-        "reward/standard_error": standard_error(reward_B, drawn_B),
+        "reward/standard_error": standard_error(reward_B, drawn_B.tolist()),
     }
 
 

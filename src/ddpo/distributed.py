@@ -86,6 +86,11 @@ class Runtime:
         """Return once every process has come here."""
         self._accelerator.wait_for_everyone()
 
+    def free_memory(self) -> None:
+        """Give back what the allocator keeps of a GPU's memory."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of `loss`."""
         self._scaler.scale(loss).backward()
@@ -107,7 +112,7 @@ class Runtime:
         if not math.isfinite(norm) and not searching:
             optimizer.zero_grad(set_to_none=True)
             raise DivergenceError(
-                f"The gradient is not finite (norm {norm}); the weights of the last update are kept. "
+                f"the gradient is not finite (norm {norm}); no weight was changed. "
                 "Lower learning_rate or use precision=fp32."
             )
         self._scaler.step(optimizer)
@@ -123,13 +128,35 @@ class Runtime:
         for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = part.view_as(parameter)
 
-    def start_tracking(self, name: str, config: Mapping[str, Any], folder: Path) -> None:
-        """Open the tracker, if one is configured; what it writes locally goes into the run folder."""
+    @property
+    def loss_scale(self) -> dict[str, Any]:
+        """State of the loss scaler as plain values; empty where there is none."""
+        return dict(self._scaler.state_dict())
+
+    @loss_scale.setter
+    def loss_scale(self, state: Mapping[str, Any]) -> None:
+        if state and self._scaler.is_enabled():
+            self._scaler.load_state_dict(dict(state))
+
+    def start_tracking(self, name: str, config: Mapping[str, Any], folder: Path, *, run_id: str | None = None) -> None:
+        """Open the tracker, if one is configured; what it writes locally goes into the run folder.
+
+        `run_id` is the `tracker_run` of a run that goes on.
+        """
         if self._accelerator.log_with:
             project = self._accelerator.project_configuration
             project.project_dir = project.logging_dir = str(folder)
             flat = {key: str(value) for key, value in config.items()}
-            self._accelerator.init_trackers(name, config=flat)
+            options = {} if run_id is None else {"wandb": {"id": run_id, "resume": "allow"}}
+            self._accelerator.init_trackers(name, config=flat, init_kwargs=options)
+
+    @property
+    def tracker_run(self) -> str | None:
+        """What the tracker calls this run, where it can go on with a run (wandb)."""
+        for tracker in getattr(self._accelerator, "trackers", ()):
+            if tracker.name == "wandb" and tracker.tracker is not None:
+                return str(tracker.tracker.id)
+        return None
 
     def track(self, metrics: Mapping[str, float]) -> None:
         """Send an iteration's metrics to the tracker, if one is configured."""
@@ -139,6 +166,12 @@ class Runtime:
         """Close the tracker."""
         if self._accelerator.log_with:
             self._accelerator.end_training()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether memory did not suffice, on a GPU or for PyTorch on the CPU."""
+    on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or on_cpu
 
 
 def _suitable_precision(device: torch.device) -> str:

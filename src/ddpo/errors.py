@@ -39,11 +39,15 @@ class ReplayError(DDPOError):
 
 
 class DivergenceError(DDPOError):
-    """An update that would make the weights non-finite."""
+    """Samples, or an update, that are not finite; no weight was changed."""
 
 
 class RunFolderError(DDPOError):
     """A run folder that would be overwritten, or lacks what is asked of it."""
+
+
+class CheckpointError(DDPOError):
+    """A checkpoint that cannot be written, is damaged, or does not belong to the run."""
 
 
 class ExperimentError(DDPOError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -67,15 +67,17 @@ class Evaluator:
         seed: int,
         batch_size: int,
         base: BaseParameters | None = None,
+        between_batches: Callable[[], None] = lambda: None,
     ) -> None:
         """`rewards` are the trained reward and the others to measure, scored in that order.
 
-        With `base` the divergence from it is measured too.
+        With `base` the divergence from it is measured too. `between_batches` may raise to end an evaluation.
         """
         self._prompts: list[Prompt] = source.fixed(number)
         self._seeds = sample_seeds(seed, Stream.FIXED_SAMPLE, 0, range(number))
         self._batch_size = min(batch_size, number)
         self._base = base
+        self._between_batches = between_batches
         self._scorer = Scorer(rewards[:1], rewards[1:])
 
     @property
@@ -99,7 +101,13 @@ class Evaluator:
         """
         texts = [prompt.text for prompt in self._prompts]
         metadata = [prompt.metadata for prompt in self._prompts]
-        trajectory = rollout(policy, policy.encode(texts), self._seeds, batch_size=self._batch_size)
+        trajectory = rollout(
+            policy,
+            policy.encode(texts),
+            self._seeds,
+            batch_size=self._batch_size,
+            progress=lambda done: self._between_batches(),
+        )
         images = policy.decode(trajectory.final)
         scores = self._scorer.combine([self._scorer.score(images, texts, metadata)], texts)
         return Evaluation(iteration, to_uint8(images.numpy()), scores, self._divergence(policy, trajectory))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,17 +17,36 @@ AVERAGED = ("clip_fraction", "kl/step", "denoising_loss")
 """Metrics of pairs that are averaged; docs/metrics.md explains them."""
 
 
+class Pairs(Protocol):
+    """What a loss was evaluated on: N pairs of a sample and a step."""
+
+    @property
+    def sample_N(self) -> torch.Tensor:
+        """`(N,)` int64: index of the sample."""
+
+    @property
+    def step_N(self) -> torch.Tensor:
+        """`(N,)` int64: index of the denoising step, 0 for the noisiest."""
+
+
 class PairMetrics:
     """Collects the metrics of an iteration's pairs without waiting for the device."""
 
     def __init__(self, steps: int) -> None:
         """`steps` is L, the number of denoising steps with a likelihood."""
         self._steps = steps
-        self._seen: list[tuple[torch.Tensor, Metrics]] = []
+        self._seen: list[tuple[torch.Tensor, torch.Tensor, Metrics]] = []
 
-    def add(self, step_N: torch.Tensor, metrics: Metrics) -> None:
-        """Record the metrics `(N,)` of pairs at steps `step_N` `(N,)`."""
-        self._seen.append((step_N, {name: value.detach() for name, value in metrics.items()}))
+    def add(self, pairs: Pairs, metrics: Metrics) -> None:
+        """Record the metrics `(N,)` of pairs."""
+        values = {name: value.detach() for name, value in metrics.items()}
+        self._seen.append((pairs.sample_N, pairs.step_N, values))
+
+    def not_finite(self) -> list[tuple[int, int]]:
+        """Return `(sample index, step index)` of the pairs one of whose metrics is NaN or infinite."""
+        finite_N = np.all([np.isfinite(self._column(name)) for name in self._seen[0][2]], axis=0)
+        sample_N = np.asarray(torch.cat([sample_N for sample_N, _, _ in self._seen]).cpu())
+        return [(int(sample_N[n]), int(self._steps_N()[n])) for n in np.flatnonzero(~finite_N)]
 
     def largest_ratio_errors(self) -> list[tuple[float, int, int]]:
         """Return the largest |ratio - 1| recorded in each bucket: `(error, step index, bucket)`; NaN is infinite."""
@@ -43,7 +63,7 @@ class PairMetrics:
         """Return `(name, sum, count)` of every averaged metric, overall and per bucket."""
         bucket_N = self._buckets_N()
         rows = []
-        for name in (name for name in AVERAGED if name in self._seen[0][1]):
+        for name in (name for name in AVERAGED if name in self._seen[0][2]):
             value_N = self._column(name).astype(np.float64)
             rows.append((name, float(value_N.sum()), len(value_N)))
             for bucket in np.unique(bucket_N):
@@ -52,14 +72,14 @@ class PairMetrics:
         return rows
 
     def _column(self, name: str) -> NDArray[np.float32]:
-        return np.asarray(torch.cat([metrics[name] for _, metrics in self._seen]).float().cpu())
+        return np.asarray(torch.cat([metrics[name] for _, _, metrics in self._seen]).float().cpu())
 
     def _buckets_N(self) -> NDArray[np.int64]:
         """Return the bucket of each pair, 1 the noisiest."""
         return 1 + self._steps_N() * min(BUCKETS, self._steps) // self._steps
 
     def _steps_N(self) -> NDArray[np.int64]:
-        return np.asarray(torch.cat([step_N for step_N, _ in self._seen]).cpu())
+        return np.asarray(torch.cat([step_N for _, step_N, _ in self._seen]).cpu())
 
 
 def averages(rows: Sequence[tuple[str, float, int]]) -> dict[str, float]:

@@ -50,6 +50,8 @@ class DenoisingBatch:
     """N prompts the samples were drawn for."""
     weight_N: Tensor
     """`(N,)` float32."""
+    sample_N: Tensor
+    """`(N,)` int64: index of each among the iteration's samples of this process."""
     step_N: Tensor
     """`(N,)` int64: the timesteps counted from the noisiest, as metrics count denoising steps."""
 
@@ -66,6 +68,7 @@ class DenoisingBatch:
             timestep_N=self.timestep_N[rows],
             prompts=self.prompts[rows],
             weight_N=self.weight_N[rows],
+            sample_N=self.sample_N[rows],
             step_N=self.step_N[rows],
         )
 
@@ -102,6 +105,7 @@ def denoising_updates(
             timestep_N.to(device),
             [prompts[index] for index in index_N.tolist()],
             weight_B[index_N.to(device)],
+            index_N.to(device),
             (schedule.training_timesteps - 1 - timestep_N).to(device),
         )
 

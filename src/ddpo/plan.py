@@ -23,7 +23,6 @@ from ddpo.run_folder import RunFolder
 from ddpo.sampling import load_policy
 from ddpo.schedule import NoiseSchedule
 from ddpo.step import Sampler
-from ddpo.trainer import PART
 
 _FLOAT32 = 4
 """Bytes of a float32."""
@@ -213,7 +212,7 @@ def _memory(config: TrainConfig, steps_with_likelihood: int, figures: Figures) -
     samples, clean = config.samples_per_iteration, 0
     if isinstance(config.algorithm, WeightedRegression):
         clean = min(_FLOAT32 * samples * D, int(config.algorithm.memory_gb * 1e9))
-        samples = min(samples, PART)
+        samples = min(samples, (1 + config.scoring.workers) * config.batch_size)  # being drawn and being scored
     return Memory(
         weights=figures.weight_bytes,
         gradients=trained,

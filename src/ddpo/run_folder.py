@@ -7,14 +7,20 @@ samples/         the fixed prompts and seeds through training: a grid with capti
 curve.png        reward against reward queries
 before-after.png the fixed samples before and after training
 report.html      all of it as one page (docs/report.md)
+checkpoints/     from which the run goes on exactly (checkpoints.py)
 model/           the result
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import platform
 import re
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +28,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ddpo.errors import RunFolderError
-from ddpo.files import write_atomically
+from ddpo.files import flush_to_disk, lock, write_atomically
 from ddpo.report.record import EvaluationRecord, RunRecord, comparable
 
 RUNS = Path("runs")
@@ -68,7 +74,9 @@ class RunFolder:
         Raises:
             RunFolderError: it is not an empty folder.
         """
-        if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        if output is None or not output.exists():
+            return
+        if not output.is_dir() or any(path != RunFolder(output).lock_file for path in output.iterdir()):
             raise RunFolderError(f"output: {output} is not empty and is never overwritten; give another folder.")
 
     @classmethod
@@ -121,6 +129,16 @@ class RunFolder:
         return self.path / "scratch"
 
     @property
+    def lock_file(self) -> Path:
+        """Locked by the process that writes the folder, which it names."""
+        return self.path / ".lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
     def model(self) -> Path:
         """The trained weights."""
         return self.path / "model"
@@ -135,9 +153,58 @@ class RunFolder:
         write_atomically(self.config, text.encode())
 
     def append_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Append one iteration's metrics as one line."""
+        """Append one iteration's metrics as one line, which is on the disk when this returns."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics, allow_nan=False) + "\n")
+        flush_to_disk(self.metrics)
+
+    def keep_metrics(self, iterations: int) -> list[dict[str, float]]:
+        """Remove the metrics of later iterations than so many, which are going to be made again; return the others.
+
+        Raises:
+            RunFolderError: a line is not a JSON object, or iterations are missing.
+        """
+        kept = [metrics for metrics in self.read_metrics() if metrics.get("iteration", 0) <= iterations]
+        if [metrics.get("iteration") for metrics in kept] != list(range(1, iterations + 1)):
+            raise RunFolderError(
+                f"{self.metrics} does not hold every iteration from 1 to {iterations} once, as the checkpoint wants; "
+                "put the file back as it was."
+            )
+        lines = "".join(json.dumps(metrics, allow_nan=False) + "\n" for metrics in kept)
+        write_atomically(self.metrics, lines.encode())
+        return kept
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out of the folder; the system lifts the lock when the process ends, however it ends.
+
+        Raises:
+            RunFolderError: a run is at work in it, or nothing can be written into it.
+        """
+        try:
+            file = lock(self.lock_file)
+        except PermissionError as error:
+            raise RunFolderError(f"{self.path} cannot be written: {error.strerror}.") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise RunFolderError(f"{self.path} cannot be written: {error.strerror}.") from None
+            yield  # a file system without locks: nobody can be kept out
+            return
+        if file is None:
+            owner = self.lock_file.read_text(encoding="utf-8", errors="replace").strip()
+            raise RunFolderError(f"{self.path} is being written by {owner or 'another run'}; wait for it or end it.")
+        with file:
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            yield
+
+    def clear(self) -> None:
+        """Remove everything but the lock."""
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path != self.lock_file:
+                path.unlink()
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Return the metrics of all iterations so far; a last line that is still being written does not count.

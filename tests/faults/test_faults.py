@@ -108,7 +108,9 @@ def test_a_reward_that_fails_at_once_leaves_no_run_folder(tiny_config, tmp_path)
 def test_a_reward_that_fails_later_loses_nothing_trained_before(tiny_config, tmp_path):
     config = tiny_config(evaluation={"number": 2, "every": None})
     with pytest.raises(RewardError):
-        train(config, reward=failing("raises", at_call=3))  # calls: fixed samples, iteration 1, iteration 2
+        train(
+            config, reward=failing("raises", at_call=4)
+        )  # calls: fixed samples, two batches of iteration 1, iteration 2
     folder = RunFolder.open(tmp_path / "run")
     assert len(folder.read_metrics()) == 1
     assert (folder.model / "diffusion_pytorch_model.safetensors").is_file()

@@ -11,10 +11,11 @@ from mixture import MODES, SPREAD, MixturePolicy, position, tilted_mean, tilted_
 from ddpo.clean_samples import CleanSamples
 from ddpo.config import parse_config
 from ddpo.distributed import Runtime
-from ddpo.prompts import from_list
+from ddpo.experience import Experience
+from ddpo.prompts import Prompt, from_list
 from ddpo.rewards import load_reward
 from ddpo.rollout import rollout
-from ddpo.trainer import Experience, Trainer
+from ddpo.trainer import Trainer
 
 SETTINGS = {
     "ddpo-is": {"algorithm": {"name": "ddpo-is", "clip_nats": 0.2}, "iterations": 10, "learning_rate": 3e-2},
@@ -94,18 +95,20 @@ def test_processes_draw_timesteps_and_noise_of_their_own(tmp_path):
     trainer = Trainer(config, MixturePolicy(), load_reward(position), from_list(["a"]), runtime)
     samples = CleanSamples(tmp_path, memory_bytes=1 << 20)
     samples.add(torch.zeros(8, 1))
-    parts = [Experience(samples, ["a"] * 8, first, torch.ones(8), {}) for first in (0, 8)]
-    first, second = (next(iter(trainer._minibatches(1, part))) for part in parts)
+    prompts = [Prompt("a")] * 8
+    parts = [Experience(1, prompts, first, samples, {}, credit_B=torch.ones(8)) for first in (0, 8)]
+    first, second = (next(iter(trainer.updater.minibatches(part))) for part in parts)
     assert not torch.equal(first.timestep_N, second.timestep_N)
     assert not torch.equal(first.noise, second.noise)
 
 
-def test_samples_on_disk_train_the_same_policy(tmp_path):
+def test_samples_on_disk_train_the_same_policy(tmp_path, monkeypatch):
+    monkeypatch.setattr("ddpo.clean_samples.SHARD_BYTES", 2 * 256 * 4)
     algorithm = {"name": "rwr", "beta": 0.5, "samples_per_update": 64}
     settings = {"iterations": 2, "updates_per_iteration": 5, "batch_size": 256}
     in_memory, _ = trained(tmp_path, algorithm=algorithm, **settings)
     on_disk, _ = trained(tmp_path, algorithm=algorithm | {"memory_gb": 0}, **settings)
-    assert len(list((tmp_path / "scratch").rglob("*.safetensors"))) == 4  # 1024 samples, 256 at a time
+    assert len(list((tmp_path / "scratch").rglob("*.safetensors"))) == 2  # 1024 samples, 2 batches of 256 in each
     assert torch.equal(in_memory.weights, on_disk.weights)
 
 
@@ -123,4 +126,4 @@ def test_the_optimizer_starts_anew_each_iteration_if_told_to(tmp_path, fresh):
     policy = MixturePolicy()
     trainer = Trainer(config, policy, load_reward(position), from_list(["a"]), Runtime(device="cpu", threads=1))
     list(trainer.train(lambda *_: None, tmp_path))
-    assert trainer.optimizer.state[policy.weights]["step"].item() == (3 if fresh else 6)
+    assert trainer.updater.optimizer.state[policy.weights]["step"].item() == (3 if fresh else 6)

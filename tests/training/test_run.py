@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,8 @@ def test_the_run_folder_holds_everything(tiny_config):
     folder = result.folder
     names = {path.name for path in folder.path.iterdir()}
     assert names == {
-        *("before-after.png", "config.yaml", "curve.png", "metrics.jsonl", "model", "report.html", "samples")
+        *(".lock", "before-after.png", "checkpoints", "config.yaml", "curve.png", "metrics.jsonl", "model"),
+        *("report.html", "samples"),
     }
     assert sorted(path.name for path in folder.samples.iterdir()) == [
         f"iteration-{i:06d}{kind}" for i in range(3) for kind in ("-tiles.png", ".json", ".png")
@@ -202,10 +205,10 @@ def test_interrupting_saves_the_model(tiny_config):
     def interrupted(images, prompts, metadata):
         calls.append(1)
         if len(calls) == 4:  # fixed samples, iteration 1, fixed samples, iteration 2
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
         return images.mean(axis=(1, 2, 3))
 
     result = train(tiny_config(), reward=interrupted)
-    assert result.interrupted
+    assert result.interrupted.exit_code == 130
     assert len(result.metrics) == 1
     assert RunFolder.open(result.folder.path).model.is_dir()

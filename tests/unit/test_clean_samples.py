@@ -16,6 +16,11 @@ PARTS = [torch.arange(first, first + 3.0)[:, None, None] * torch.ones(2, 2) for 
 BYTES = 3 * 4 * 4
 
 
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch):
+    monkeypatch.setattr("ddpo.clean_samples.SHARD_BYTES", 1)
+
+
 @pytest.mark.parametrize("memory", [0, BYTES, 2 * BYTES, 1 << 20])
 def test_any_sample_comes_back_wherever_it_is_kept(tmp_path, memory):
     samples = CleanSamples(tmp_path / "shards", memory_bytes=memory)

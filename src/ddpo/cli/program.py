@@ -12,10 +12,12 @@ from ddpo.cli.catalogue import list_names
 from ddpo.cli.evaluate import evaluate
 from ddpo.cli.report import report
 from ddpo.cli.reproduce import reproduce
+from ddpo.cli.resume import resume
 from ddpo.cli.reward import reward_app
 from ddpo.cli.sample import sample
 from ddpo.cli.train import train
 from ddpo.errors import DDPOError
+from ddpo.interruption import Interrupted
 
 app = typer.Typer(
     help="Fine-tune diffusion models with reinforcement learning: a model, prompts, a reward, higher scores.",
@@ -37,6 +39,9 @@ def main() -> None:
     except DDPOError as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(2)
+    except Interrupted as stopped:
+        typer.echo("Interrupted before the first iteration: there is nothing to go on from.", err=True)
+        sys.exit(stopped.exit_code)
 
 
 def _version(shown: bool) -> None:
@@ -57,6 +62,7 @@ def _options(
 app.command(epilog="Example: ddpo train reward=my.py:redness prompts=my.txt learning_rate=1e-4 --output runs/red")(
     train
 )
+app.command(epilog="Example: ddpo resume runs/emoji-compressibility iterations=40")(resume)
 app.command(epilog="Example: ddpo sample runs/emoji-compressibility --prompt 'a fox' --number 9 --output foxes.png")(
     sample
 )

@@ -10,7 +10,6 @@ import typer
 from ddpo.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ddpo.config import TrainConfig
     from ddpo.run import TrainResult
 
 
@@ -21,6 +20,12 @@ def train(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Run folder; must be empty. Default: runs/NAME.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run if its folder holds it; else begin it.")
+    ] = False,
+    allow_config_change: Annotated[
+        bool, typer.Option("--allow-config-change", help="With --resume: even if that makes it another run.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what the run would do and cost; train and write nothing.")
     ] = False,
@@ -43,16 +48,26 @@ def train(
         return
 
     from ddpo.display import make_display
-    from ddpo.run import train as run
+    from ddpo.run import train as begin
+    from ddpo.run import train_or_resume
 
-    result = run(config, display=make_display(quiet))
+    display = make_display(quiet)
+    if resume:
+        result = train_or_resume(config, allow_config_change=allow_config_change, display=display)
+    else:
+        result = begin(config, display=display)
+    report_result(result)
+
+
+def report_result(result: TrainResult) -> None:
+    """Say what the run did and where it is; one that was interrupted ends with the signal's exit code."""
+    if result.interrupted is not None:
+        raise typer.Exit(result.interrupted.exit_code)
     if result.is_main:
-        _print_result(config, result)
-    if result.interrupted:
-        raise typer.Exit(130)
+        _print_result(result)
 
 
-def _print_result(config: TrainConfig, result: TrainResult) -> None:
+def _print_result(result: TrainResult) -> None:
     """Say what training did to the fixed samples and where everything is."""
     from rich.console import Console
     from rich.table import Table
@@ -69,7 +84,7 @@ def _print_result(config: TrainConfig, result: TrainResult) -> None:
     if folder.report.is_file():
         console.print(f"report    {folder.report}")
     console.print(f"try it    ddpo sample {folder.path} --prompt 'a cat' --number 9", highlight=False)
-    if config.lora.rank is None:
+    if (folder.model / "config.json").is_file():
         loader = f"UNet2DConditionModel.from_pretrained('{folder.model}')"
     else:
         loader = f"pipe.load_lora_weights('{folder.model}')"

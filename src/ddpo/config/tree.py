@@ -96,6 +96,21 @@ class EvaluationConfig(_Section):
     copy of the trained parameters in the CPU's memory."""
 
 
+class ScoringConfig(_Section):
+    """How the trained reward is called."""
+
+    workers: int = Field(default=1, ge=1)
+    """Threads that score batches of samples while the next are drawn; more than one only for rewards that may be
+    called several times at once, such as servers."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds that training waits for the scores of a batch; null: as long as it takes."""
+    on_error: Literal["stop", "retry", "skip-group"] = "stop"
+    """What a reward that fails does: `stop` the run, which can be resumed; `retry` and then stop; `skip-group`: leave
+    out the samples of the prompts it fails on. Never a score of zero."""
+    retries: int = Field(default=3, ge=1)
+    """Calls made again, after 1 s, 2 s, 4 s ... (retry)."""
+
+
 class TrainConfig(_Section):
     """A run of `ddpo train`."""
 
@@ -162,8 +177,20 @@ class TrainConfig(_Section):
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of torch; null: 2 at most on a CPU, where small networks slow down with more."""
 
+    scoring: ScoringConfig = ScoringConfig()
+    """How the reward is called: threads, time limit, errors."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """An update whose log-probabilities, loss or gradient are not finite changes no weight and ends the run, or is
+    skipped."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Fixed samples drawn through training."""
+    checkpoint_every: int | None = Field(default=10, ge=1)
+    """Iterations between checkpoints, from which `ddpo resume` goes on exactly; the last iteration has one too. null:
+    only when the run is interrupted or fails."""
+    keep_last: int = Field(default=2, ge=1)
+    """Checkpoints that are kept, the newest."""
+    keep_best: bool = False
+    """Also keep the checkpoint with the highest reward on the fixed samples, saved when they are drawn."""
     tracker: Literal["tensorboard", "wandb", "trackio"] | None = None
     """Also send metrics there, through accelerate; the run folder is written either way."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from ddpo.experiments.steps import Step
+from ddpo.files import lock as lock_file
 from ddpo.report.wording import duration
 
 POLL = 0.2
@@ -104,7 +104,7 @@ class Runner:
 
     def _try(self, step: Step) -> None:
         """Start a step unless another process is at it or has just finished it."""
-        lock = _locked(step)
+        lock = lock_file(step.lock)
         if lock is None:
             if step.name not in self._told_busy:
                 self._told_busy.add(step.name)
@@ -215,19 +215,6 @@ class _Clock:
         seconds = sum(self._open.values()) * rate
         seconds -= sum(min(worked, step.cost * rate) for step, worked in working)
         return seconds / max(1, min(self._slots, len(self._open)))
-
-
-def _locked(step: Step) -> IO[str] | None:
-    """Return the step's lock file, locked; None when another process has it."""
-    step.lock.parent.mkdir(parents=True, exist_ok=True)
-    file = step.lock.open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    file.truncate(0)
-    return file
 
 
 def _reason(code: int, step: Step) -> str:

@@ -73,6 +73,7 @@ class StableDiffusionPolicy:
         height, width = (size, size) if isinstance(size, int) else size
         self.sample_shape: tuple[int, ...] = (self._unet.config.in_channels, height, width)
         self._embeddings: dict[str, Tensor] = {}
+        self._memory_format = torch.contiguous_format
         self._place(DTYPES[settings.precision])
 
     @classmethod
@@ -118,7 +119,8 @@ class StableDiffusionPolicy:
         from diffusers.models.attention_processor import AttnProcessor
 
         self._unet.set_attn_processor(AttnProcessor())
-        self._unet.to(memory_format=torch.channels_last)
+        self._memory_format = torch.channels_last
+        self._unet.to(memory_format=self._memory_format)
 
     def _decode_dtype(self, dtype: torch.dtype) -> torch.dtype:
         # bfloat16 has 8 bits of mantissa, fewer than a picture: half precision decodes in float16 on a GPU.
@@ -137,12 +139,13 @@ class StableDiffusionPolicy:
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Return `{"prompt": (B, S, E), "negative": (B, S, E)}` text embeddings; the negative prompt is "".
 
-        Each distinct prompt passes through the text encoder once in the life of the policy.
+        Each distinct prompt passes through the text encoder once in the life of the policy, and alone: its embedding
+        does not depend on which prompts came before it, as in a run that is resumed.
         """
         wanted = dict.fromkeys([*prompts, *([""] if self._guided else [])])
-        missing = [prompt for prompt in wanted if prompt not in self._embeddings]
-        for start in range(0, len(missing), 64):
-            self._embed(missing[start : start + 64])
+        for prompt in wanted:
+            if prompt not in self._embeddings:
+                self._embeddings[prompt] = self._embed(prompt)
         conditioning = {"prompt": self._stack(prompts)}
         if self._guided:
             conditioning["negative"] = self._stack([""] * len(prompts))
@@ -153,9 +156,10 @@ class StableDiffusionPolicy:
         return self._settings.guidance_scale != 1.0
 
     @torch.no_grad()
-    def _embed(self, prompts: list[str]) -> None:
-        embeddings, _ = self._pipeline.encode_prompt(prompts, self.device, 1, do_classifier_free_guidance=False)
-        self._embeddings.update(zip(prompts, embeddings.float(), strict=True))
+    def _embed(self, prompt: str) -> Tensor:
+        embeddings, _ = self._pipeline.encode_prompt(prompt, self.device, 1, do_classifier_free_guidance=False)
+        embedding: Tensor = embeddings[0].float()
+        return embedding
 
     def _stack(self, prompts: Sequence[str]) -> Tensor:
         return torch.stack([self._embeddings[prompt] for prompt in prompts])
@@ -209,5 +213,6 @@ class StableDiffusionPolicy:
         """
         if self._settings.lora.rank is None:
             self._unet.to(memory_format=torch.contiguous_format).save_pretrained(folder)
+            self._unet.to(memory_format=self._memory_format)  # training goes on as before, bit for bit
         else:
             save_adapter(type(self._pipeline), self._unet, folder)
