@@ -92,20 +92,20 @@ def metadata(*questions):
     return {"questions": list(questions)}
 
 
-@pytest.mark.parametrize(("strict", "expected"), [(True, [1, 0, 0, 1]), (False, [1, 0.5, 0, 1])])
+@pytest.mark.parametrize(("strict", "expected"), [(True, [1, 1, 0, 0]), (False, [1, 1, 0.5, 0])])
 def test_the_reward_is_one_where_all_answers_agree_or_their_share(describer, strict, expected, tmp_path):
     log = tmp_path / "answers.jsonl"
     reward = load_reward({"name": "vqa", "strict": strict, "log": str(log)})
     both, one = metadata(HOW_MANY, COLOUR), metadata(HOW_MANY)
-    got = score(reward, asked_about(0, 1, 2, 3), list("abcd"), [both, both, both, one])
+    got = score(reward, asked_about(3, 0, 1, 2), list("abcd"), [one, both, both, both])
     assert got.tolist() == expected
     assert got.dtype == np.float64
     # each question is put once to all of its pictures, and to no other
-    assert describer.asked == [(HOW_MANY["question"], [0, 1, 2, 3]), (COLOUR["question"], [0, 1, 2])]
+    assert describer.asked == [(HOW_MANY["question"], [3, 0, 1, 2]), (COLOUR["question"], [0, 1, 2])]
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert len(rows) == 7
-    assert rows[3] == {
-        "prompt": "b", "question": COLOUR["question"], "expected": "black", "answer": "white", "agrees": False
+    assert rows[4] == {
+        "prompt": "c", "question": COLOUR["question"], "expected": "black", "answer": "white", "agrees": False
     }  # fmt: skip
 
 
