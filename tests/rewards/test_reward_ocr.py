@@ -67,6 +67,7 @@ def test_legibility_is_one_minus_the_distance_to_the_wanted_text_over_its_length
         ('the \'big\' sign says "go" and "stop"', {}, "go"),
         ('a sign that says "go"', {"text": "stop"}, "stop"),
         ("a sign", {"text": 24}, "24"),
+        ('a sign that says "go"', {"text": None}, "go"),
     ],
 )
 def test_the_wanted_text(prompt, metadata, text):

@@ -53,7 +53,8 @@ def wanted_text(prompt: str, metadata: dict[str, Any]) -> str:
     Raises RewardError naming the prompt when there is none.
     """
     quoted = [match[1] for pattern in _QUOTED if (match := pattern.search(prompt))]
-    text = str(metadata["text"]) if "text" in metadata else next(iter(quoted), "")
+    given = metadata.get("text")
+    text = next(iter(quoted), "") if given is None else str(given)
     if not _compared(text):
         raise RewardError(
             f"the prompt '{prompt}' asks for no text; put it in quotes, 'a sign that says \"open\"', or into the "

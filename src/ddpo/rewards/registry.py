@@ -116,7 +116,7 @@ _REGISTRY = {
         "legible text (share)",
         "how much of the text that stands in quotes in the prompt can be read in the picture",
         licence="Apache-2.0",
-        weights="PP-OCRv6 in the package rapidocr (extra ocr)",
+        weights="PaddlePaddle/PP-OCRv6_small_det_onnx, PaddlePaddle/PP-OCRv6_small_rec_onnx (in the package rapidocr)",
     ),
     "vqa": Entry(
         vqa,
