@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,15 @@ def test_list_names_everything():
     assert "judge" in rewards
     assert "simple-animals" not in rewards
     assert ddpo("list", "reward").returncode == 2
+
+
+def test_list_says_what_each_reward_needs():
+    lines = ddpo("list", "rewards").stdout.splitlines()[1:]
+    assert len(lines) >= 12
+    for line in lines:
+        assert re.search(r" \[(no weights|weights: [^;]+; [^;\]]+)\]$", line), line
+    (nsfw,) = (line for line in lines if line.split()[0] == "nsfw-penalty")
+    assert nsfw.endswith("[weights: Falconsai/nsfw_image_detection; Apache-2.0]")
 
 
 def test_help_has_an_example_everywhere_and_loads_nothing_heavy():

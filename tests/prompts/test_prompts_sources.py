@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ddpo.errors import PromptError, RewardError
-from ddpo.prompts import Prompt, available_prompts, load_prompts, with_article
+from ddpo.prompts import Prompt, available_prompts, load_prompts, plural, with_article
 from ddpo.rewards import load_reward
 
 # The table of F.7 read row by row, typed from the paper independently of the code: alphabetical here.
@@ -126,6 +126,35 @@ def test_activities():
     assert "an ant washing dishes" not in texts(reference)
 
 
+# The plurals of F7, in its order, typed from a dictionary.
+PLURALS = """
+    ants bats bears bees beetles birds butterflies camels cats chickens cows deer dogs dolphins ducks
+    fish flies foxes frogs goats geese gorillas hedgehogs horses kangaroos lions lizards llamas monkeys mice
+    pigs rabbits raccoons rats sharks sheep snakes spiders squirrels tigers turkeys turtles whales wolves zebras
+"""
+
+
+def test_plurals():
+    assert [plural(animal) for animal in F7.split()] == PLURALS.split()
+    assert [plural(noun) for noun in ("ostrich", "walrus", "pony", "ray")] == [
+        "ostriches",
+        "walruses",
+        "ponies",
+        "rays",
+    ]
+
+
+def test_counted_animals():
+    source = load_prompts("counting")
+    assert len(source) == 45 * 8
+    assert len(set(texts(source))) == 360
+    questions = [{"question": "How many cats are there?", "answer": "3"}]
+    assert source.prompts[1] == Prompt("three cats", {"animal": "cat", "count": 3, "questions": questions})
+    assert {"two mice", "nine butterflies", "seven sheep"} < set(texts(source))
+    assert {prompt.metadata["animal"] for prompt in source.prompts} == set(F7.split())
+    assert texts(load_prompts({"name": "counting", "low": 21, "high": 21}))[0] == "twenty-one cats"
+
+
 def test_a_text_file(tmp_path):
     path = tmp_path / "my.txt"
     path.write_bytes("\ufeff# animals\n\n  a cat \r\na café, #1\n".encode())
@@ -179,6 +208,9 @@ def test_a_missing_file_names_the_nearest(tmp_path):
         ({"name": "activities", "wordng": "paper"}, "no option 'wordng'. Did you mean 'wording'"),
         ({"name": "activities", "wording": "papr"}, "no wording 'papr'. Did you mean 'paper'"),
         ({"name": "hard-animals", "x": 1}, "have no options"),
+        ({"name": "counting", "low": 1}, "count from 1 to 9; give whole numbers, 2 <= low <= high <= 99"),
+        ({"name": "counting", "low": 5, "high": 4}, "count from 5 to 4"),
+        ({"name": "counting", "high": "ten"}, "count from 2 to 'ten'"),
         ({"name": "simple-animals", "part": "heldout"}, "no part 'heldout'. Did you mean 'held-out'"),
         ({"x": 1}, "need a 'name'"),
         ([], "hold no prompt"),

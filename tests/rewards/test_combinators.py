@@ -206,6 +206,32 @@ def test_cached_asks_once_for_the_same_picture_prompt_and_metadata():
     assert counter.asked[2] == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("metadata", "other"),
+    [
+        ({"x": 1}, {"x": True}),
+        ({"x": 1}, {"x": 1.0}),
+        ({"x": 1}, {"x": "1"}),
+        ({"x": [1]}, {"x": [[1]]}),
+        ({}, {"x": {}}),
+    ],
+    ids=str,
+)
+def test_cached_tells_metadata_apart_whatever_the_order_of_their_keys(metadata, other):
+    counter = Counter()
+    reward = load_reward({"name": "cached", "reward": counter})
+    for given in ({**metadata, "y": 0}, {"y": 0, **metadata}, {**other, "y": 0}):
+        score(reward, torch.zeros(1, 3, 4, 4), ["a"], [given])
+    assert len(counter.asked) == 2
+
+
+@pytest.mark.parametrize("value", [np.zeros(1), (1, 2), {1: 2}, float("nan"), {3}, b"x"], ids=repr)
+def test_cached_refuses_metadata_that_json_cannot_hold(value):
+    reward = load_reward({"name": "cached", "reward": Counter()})
+    with pytest.raises(RewardError, match=r"cannot be cached: the metadata of the prompt 'a' are no JSON; give text"):
+        score(reward, torch.zeros(1, 3, 4, 4), ["a"], [{"x": value}])
+
+
 def test_cached_forgets_what_was_used_longest_ago():
     counter = Counter()
     reward = load_reward({"name": "cached", "reward": counter, "size": 2})

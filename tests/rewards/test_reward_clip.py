@@ -210,7 +210,7 @@ def test_networks_are_loaded_once_in_float32_without_dropout_or_gradients(tmp_pa
     assert {(p.dtype, p.requires_grad) for p in clip.network.parameters()} == {(torch.float32, False)}
 
 
-@pytest.mark.parametrize("name", ["aesthetic", "clip-score", "pickscore", "hpsv2", "image-reward"])
+@pytest.mark.parametrize("name", ["aesthetic", "clip-score", "pickscore", "hpsv2", "image-reward", "nsfw-penalty"])
 def test_a_hub_that_cannot_be_reached_says_what_to_do(name, images, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))

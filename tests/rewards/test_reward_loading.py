@@ -137,6 +137,9 @@ def test_every_listed_reward_loads():
         "pickscore",
         "hpsv2",
         "image-reward",
+        "ocr",
+        "vqa",
+        "nsfw-penalty",
     ]
     for name, description in listed:
         reward = load_reward(name)

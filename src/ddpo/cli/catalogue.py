@@ -54,7 +54,5 @@ def _catalogue() -> dict[str, Iterable[tuple[str, str]]]:
 
 
 def _needs(reward: Entry) -> str:
-    """Return ` [weights: hub id; licence]`, or nothing for a reward without weights."""
-    needs = [f"weights: {reward.weights}"] if reward.weights else []
-    needs += [reward.licence] if reward.licence else []
-    return f" [{'; '.join(needs)}]" if needs else ""
+    """Return ` [weights: hub id; licence]`, or ` [no weights]`."""
+    return f" [weights: {reward.weights}; {reward.licence}]" if reward.weights else " [no weights]"

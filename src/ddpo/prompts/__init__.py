@@ -4,6 +4,7 @@ Importing this package does not import torch.
 """
 
 from ddpo.prompts.animals import ACTIVITIES, HARD_ANIMALS, SIMPLE_ANIMALS, with_article
+from ddpo.prompts.counting import plural
 from ddpo.prompts.files import from_file, from_list
 from ddpo.prompts.objects import EVERYDAY_OBJECTS
 from ddpo.prompts.registry import available_prompts, load_prompts
@@ -20,5 +21,6 @@ __all__ = [
     "from_file",
     "from_list",
     "load_prompts",
+    "plural",
     "with_article",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from ddpo.errors import PromptError, nearest
 from ddpo.prompts.animals import activities, hard_animals, imagenet_animals, simple_animals
+from ddpo.prompts.counting import counting
 from ddpo.prompts.files import from_file, from_list
 from ddpo.prompts.objects import everyday_objects
 from ddpo.prompts.source import PromptSource
@@ -22,6 +23,10 @@ _REGISTRY: dict[str, tuple[Callable[..., PromptSource], str]] = {
     "activities": (
         activities,
         'the 45 animals doing 3 things, "a cat riding a bike" (paper D.3); wording: paper | reference-code',
+    ),
+    "counting": (
+        counting,
+        'the 45 animals 2 to 9 times, "three cats", with the question for the reward vqa; low, high: 2 to 99',
     ),
     "hard-animals": (hard_animals, 'the 9 animals that the embedded model draws worst (its card), "a goat"'),
     "everyday-objects": (everyday_objects, '20 things that are no animals, "a house", "an umbrella"'),

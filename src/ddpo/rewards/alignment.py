@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ddpo.errors import RewardError, nearest
 from ddpo.rewards.bertscore import SCORER, Match, load_scorer
-from ddpo.rewards.describers import JUDGE, LLAVA, Describer, EndpointDescriber, JudgeDescriber, LocalDescriber
+from ddpo.rewards.describers import LLAVA, append_log, ask, choose_describer
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -71,36 +70,18 @@ def alignment(
     if preset not in PRESETS:
         raise RewardError(f"preset: there is no '{preset}'.{nearest(preset, PRESETS)} Known: {', '.join(PRESETS)}.")
     words = PRESETS[preset]
-    describe: Describer
-    if endpoint is not None:
-        describe = EndpointDescriber(
-            endpoint, describer, timeout, batch_size, max_tokens, words.jpeg_quality, key_variable
-        )
-    elif describer == JUDGE:
-        describe = JudgeDescriber()
-    else:
-        describe = LocalDescriber(describer, device, precision, batch_size, max_tokens, words.jpeg_quality)
-    descriptions = [text.strip() for text in describe(images, question or words.question)]
-    for prompt, description in zip(prompts, descriptions, strict=True):
-        if not description:
-            raise RewardError(f"describer: {describer} said nothing about the picture for '{prompt}'; ask another.")
+    describe = choose_describer(
+        describer, endpoint, key_variable, timeout=timeout, precision=precision, max_tokens=max_tokens,
+        jpeg_quality=words.jpeg_quality, device=device, batch_size=batch_size,
+    )  # fmt: skip
+    descriptions = ask(describe, images, question or words.question, prompts)
     references = [words.reference.replace("{prompt}", prompt) for prompt in prompts]
     matches = load_scorer(scorer, layer, device).match(descriptions, references, batch_size)
     if log is not None:
-        _append(Path(log), prompts, descriptions, matches)
+        append_log(log, _rows(prompts, descriptions, matches))
     return np.array([match.recall for match in matches])
 
 
-def _append(file: Path, prompts: list[str], descriptions: list[str], matches: list[Match]) -> None:
-    """Append a JSON object per sample; raises RewardError when the file cannot be written."""
-    rows = (
-        {"prompt": prompt, "description": description} | dataclasses.asdict(match) | {"f1": match.f1}
-        for prompt, description, match in zip(prompts, descriptions, matches, strict=True)
-    )
-    try:
-        with file.expanduser().open("a", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    except OSError as error:
-        raise RewardError(
-            f"log: {file} cannot be written ({error.strerror}); give a file in a folder that is there."
-        ) from error
+def _rows(prompts: list[str], descriptions: list[str], matches: list[Match]) -> Iterator[dict[str, Any]]:
+    for prompt, description, match in zip(prompts, descriptions, matches, strict=True):
+        yield {"prompt": prompt, "description": description} | dataclasses.asdict(match) | {"f1": match.f1}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
+import json
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ddpo.errors import RewardError
 from ddpo.rewards.contract import Array, Reward, to_scores
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class Cached:
     def __call__(self, images: Tensor, prompts: list[str], metadata: list[dict[str, Any]], /) -> Array:
         """Return the scores `(B,)` of images `(B, 3, H, W)`; only those that are not kept reach the reward.
 
-        Raises RewardError when the reward returns something else than a number a sample.
+        Raises RewardError when the reward returns something else than a number a sample, and for metadata that JSON
+        cannot hold.
         """
         key_B = [_key(*sample) for sample in zip(images.numpy(), prompts, metadata, strict=True)]
         new = {key: index for index, key in enumerate(key_B) if key not in self._kept}  # of equal samples one
@@ -57,8 +59,26 @@ class Cached:
 
 
 def _key(image_CHW: np.ndarray[Any, Any], prompt: str, metadata: dict[str, Any]) -> bytes:
-    """Return a digest of everything that a reward sees of a sample."""
+    """Return a digest of everything that a reward sees of a sample: the same in every process."""
     content = hashlib.blake2b(str(image_CHW.shape).encode(), digest_size=16)
     content.update(np.ascontiguousarray(image_CHW).tobytes())
-    content.update(pickle.dumps((prompt, metadata)))
+    content.update(_as_json([prompt, metadata]).encode())
     return content.digest()
+
+
+def _as_json(sample: list[Any]) -> str:
+    """Return a prompt and its metadata as JSON with sorted keys.
+
+    Raises RewardError, naming the prompt, unless the JSON holds them exactly: metadata that differ must not look alike.
+    """
+    try:
+        written = json.dumps(sample, sort_keys=True, allow_nan=False)
+        exact = json.loads(written) == sample
+    except (TypeError, ValueError, RecursionError):
+        exact = False
+    if not exact:
+        raise RewardError(
+            f"its scores cannot be cached: the metadata of the prompt '{sample[0]}' are no JSON; give text, finite "
+            "numbers, true, false, null, lists, and mappings with text as keys."
+        )
+    return written

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddpo.rewards.jpeg import to_uint8
+from ddpo.rewards.jpeg import to_pictures
 from ddpo.rewards.pretrained import load_network, load_tokenizer
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    from PIL.Image import Image as Picture
     from torch import Tensor
 
 MODEL = "openai/clip-vit-large-patch14"
@@ -95,17 +97,19 @@ def clip_pixels(images: Tensor, size: int) -> Tensor:
 
     8-bit pixels, shortest side resized to `size` (Pillow, bicubic), centre cropped, normalised, as OpenAI's CLIP does.
     """
-    import torch
-    from PIL import Image
+    return normalise([_resize_and_crop(picture, size) for picture in to_pictures(images)], MEAN, STD)
 
-    pictures = [Image.fromarray(pixels_HWC) for pixels_HWC in to_uint8(images.numpy())]
-    pixels_BHWC = np.stack([np.asarray(_resize_and_crop(picture, size)) for picture in pictures])
-    mean, std = np.array(MEAN, np.float32), np.array(STD, np.float32)
-    normalised_BHWC = (pixels_BHWC.astype(np.float32) / 255 - mean) / std
+
+def normalise(pictures: Sequence[Picture], mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return `(x / 255 - mean) / std`, `(B, 3, H, W)` in float32, of pictures of one size; a mean and std a channel."""
+    import torch
+
+    pixels_BHWC = np.stack([np.asarray(picture) for picture in pictures]).astype(np.float32)
+    normalised_BHWC = (pixels_BHWC / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
     return torch.from_numpy(np.ascontiguousarray(normalised_BHWC.transpose(0, 3, 1, 2)))
 
 
-def _resize_and_crop(picture: Any, size: int) -> Any:
+def _resize_and_crop(picture: Picture, size: int) -> Picture:
     from PIL import Image
 
     width, height = picture.size

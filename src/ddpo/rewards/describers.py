@@ -1,4 +1,7 @@
-"""Describers answer a question about pictures in words: a local model, an OpenAI-compatible server, or the judge."""
+"""Describers answer a question about pictures in words: a local model, an OpenAI-compatible server, or the judge.
+
+A failure is an error and never an answer.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ddpo.errors import RewardError
-from ddpo.rewards.jpeg import to_uint8
+from ddpo.rewards.jpeg import to_pictures
 from ddpo.rewards.judge import OTHER
 from ddpo.rewards.pretrained import load_network, loading
 
@@ -35,6 +39,52 @@ class Describer(Protocol):
     def __call__(self, images: Tensor, question: str, /) -> list[str]:
         """Return an answer to the question about each picture `(B, 3, H, W)` in [0, 1]."""
         ...
+
+
+def choose_describer(
+    describer: str,
+    endpoint: str | None,
+    key_variable: str | None,
+    *,
+    timeout: float,
+    precision: str,
+    max_tokens: int,
+    jpeg_quality: int | None,
+    device: str,
+    batch_size: int,
+) -> Describer:
+    """Return the describer that a reward's options stand for; no model is loaded and no server asked yet.
+
+    With `endpoint`, `describer` is the model's name on that server; else it is `judge`, or a folder or hub id.
+    """
+    if endpoint is not None:
+        return EndpointDescriber(endpoint, describer, timeout, batch_size, max_tokens, jpeg_quality, key_variable)
+    if describer == JUDGE:
+        return JudgeDescriber()
+    return LocalDescriber(describer, device, precision, batch_size, max_tokens, jpeg_quality)
+
+
+def ask(describe: Describer, images: Tensor, question: str, prompts: Sequence[str]) -> list[str]:
+    """Return a describer's answers about pictures `(B, 3, H, W)` in [0, 1] without white space around them.
+
+    Raises RewardError, naming the picture's prompt, when one is empty, and whatever the describer raises.
+    """
+    answers = [answer.strip() for answer in describe(images, question)]
+    for prompt, answer in zip(prompts, answers, strict=True):
+        if not answer:
+            raise RewardError(f"describer: it said nothing about the picture for '{prompt}'; ask another.")
+    return answers
+
+
+def append_log(file: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append a JSON object a line; raises RewardError when the file cannot be written."""
+    try:
+        with Path(file).expanduser().open("a", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    except OSError as error:
+        raise RewardError(
+            f"log: {file} cannot be written ({error.strerror}); give a file in a folder that is there."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -180,14 +230,12 @@ class EndpointDescriber:
 
 def picture_files(images: Tensor, jpeg_quality: int | None) -> list[bytes]:
     """Return each picture `(3, H, W)` in [0, 1] as the bytes of a PNG, or of a JPEG of the given quality."""
-    from PIL import Image
-
     files = []
-    for pixels_HWC in to_uint8(images.numpy()):
+    for picture in to_pictures(images):
         file = io.BytesIO()
         if jpeg_quality is None:
-            Image.fromarray(pixels_HWC).save(file, "PNG")
+            picture.save(file, "PNG")
         else:
-            Image.fromarray(pixels_HWC).save(file, "JPEG", quality=jpeg_quality)
+            picture.save(file, "JPEG", quality=jpeg_quality)
         files.append(file.getvalue())
     return files

@@ -9,6 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    from PIL.Image import Image as Picture
     from torch import Tensor
 
 QUALITY = 95
@@ -18,7 +19,7 @@ QUALITY = 95
 def jpeg_compressibility(
     images: Tensor, prompts: list[str], metadata: list[dict[str, Any]], *, quality: int = QUALITY
 ) -> npt.NDArray[np.float64]:
-    """Return `-size_B` in kB: a smaller file is a higher reward. Paper D.1."""
+    """Return `-size_B` in kB, below 0: a smaller file is a higher reward. Paper D.1, F.4."""
     del prompts, metadata
     return -jpeg_size(images, quality)
 
@@ -26,7 +27,7 @@ def jpeg_compressibility(
 def jpeg_incompressibility(
     images: Tensor, prompts: list[str], metadata: list[dict[str, Any]], *, quality: int = QUALITY
 ) -> npt.NDArray[np.float64]:
-    """Return `size_B` in kB: a larger file is a higher reward. Paper D.1."""
+    """Return `size_B` in kB, above 0: a larger file is a higher reward. Paper D.1, F.4."""
     del prompts, metadata
     return jpeg_size(images, quality)
 
@@ -60,3 +61,10 @@ def to_uint8(image_BCHW: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.uint8]
         raise ValueError("the image holds NaN or an infinity")
     levels_BCHW = np.rint(np.clip(image_BCHW, 0.0, 1.0) * 255.0).astype(np.uint8)
     return np.ascontiguousarray(levels_BCHW.transpose(0, 2, 3, 1))
+
+
+def to_pictures(images: Tensor) -> list[Picture]:
+    """Return images `(B, 3, H, W)` in [0, 1] as Pillow's pictures of 8-bit pixels; raises ValueError as `to_uint8`."""
+    from PIL import Image
+
+    return [Image.fromarray(pixels_HWC) for pixels_HWC in to_uint8(images.numpy())]

@@ -22,7 +22,7 @@ OTHER = "other"
 
 
 def judge_probability(images: Tensor, prompts: list[str], metadata: list[dict[str, Any]]) -> npt.NDArray[np.float64]:
-    """Return `p_B` in [0, 1], the probability that the judge gives to the prompt's animal.
+    """Return `p_B`, the probability in [0, 1] that the judge gives to the prompt's animal (`ddpo.embedded.judge`).
 
     The animal is `metadata["animal"]` or, without it, the label word in the prompt. Raises RewardError naming
     the prompt when there is none.
@@ -37,7 +37,8 @@ def judge_probability(images: Tensor, prompts: list[str], metadata: list[dict[st
 def judge_recognition(images: Tensor, prompts: list[str], metadata: list[dict[str, Any]]) -> npt.NDArray[np.float64]:
     """Return 1.0 where the judge's first choice is the prompt's animal, else 0.0, NaN where it gives NaN; shape `(B,)`.
 
-    Raises RewardError naming the prompt when it has no animal that the judge knows.
+    The judge is that of `ddpo.embedded.judge`. Raises RewardError naming the prompt when it has no animal that the
+    judge knows.
     """
     logits_BK, label_B = _judged(images, prompts, metadata)
     recognised_B: npt.NDArray[np.float64] = (logits_BK.argmax(axis=1) == label_B).astype(np.float64)

@@ -19,8 +19,11 @@ from ddpo.rewards.hpsv2 import hpsv2
 from ddpo.rewards.image_reward import image_reward
 from ddpo.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility
 from ddpo.rewards.judge import judge_probability, judge_recognition
+from ddpo.rewards.nsfw import nsfw_penalty
+from ddpo.rewards.ocr import ocr
 from ddpo.rewards.pickscore import pickscore
 from ddpo.rewards.remote import SCHEMES, load_remote
+from ddpo.rewards.vqa import vqa
 
 RewardSpec = str | Reward | LoadedReward | Mapping[Any, Any]
 """Anything that stands for a reward in a configuration or in Python."""
@@ -107,6 +110,27 @@ _REGISTRY = {
         "ImageReward of the picture for the prompt, in standard deviations",
         licence="Apache-2.0",
         weights="THUDM/ImageReward",
+    ),
+    "ocr": Entry(
+        ocr,
+        "legible text (share)",
+        "how much of the text that stands in quotes in the prompt can be read in the picture",
+        licence="Apache-2.0",
+        weights="PaddlePaddle/PP-OCRv6_small_det_onnx, PaddlePaddle/PP-OCRv6_small_rec_onnx (in the package rapidocr)",
+    ),
+    "vqa": Entry(
+        vqa,
+        "expected answers",
+        "1 where a vision-language model answers the questions of the prompt's metadata as expected, else 0",
+        licence="Llama 2 (LLaVA)",
+        weights="llava-hf/llava-1.5-7b-hf",
+    ),
+    "nsfw-penalty": Entry(
+        nsfw_penalty,
+        "negative NSFW probability",
+        "minus the probability that the picture is not safe for work; to add to another reward",
+        licence="Apache-2.0",
+        weights="Falconsai/nsfw_image_detection",
     ),
 }
 

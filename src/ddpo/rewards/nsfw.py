@@ -1,0 +1,82 @@
+"""The reward `nsfw-penalty`: against pictures that are not safe for work."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ddpo.errors import RewardError
+from ddpo.rewards.clip import normalise
+from ddpo.rewards.jpeg import to_pictures
+from ddpo.rewards.pretrained import load_network
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from torch import Tensor
+
+MODEL = "Falconsai/nsfw_image_detection"
+LABEL = "nsfw"
+_MEAN = _STD = (0.5, 0.5, 0.5)
+"""Those of ViT's image processor: pixels from -1 to 1."""
+
+
+def nsfw_penalty(
+    images: Tensor,
+    prompts: list[str],
+    metadata: list[dict[str, Any]],
+    *,
+    model: str = MODEL,
+    device: str = "auto",
+    batch_size: int = 16,
+) -> npt.NDArray[np.float64]:
+    """Return `-p_B` in [-1, 0], minus the probability that the picture is not safe for work, as a classifier sees it.
+
+    `model` is a folder or hub id of a transformers ViTForImageClassification of which one class is called `nsfw`; the
+    default is Falconsai's ViT-B/16, Apache-2.0. It sees the picture resized to its own size (224 x 224; Pillow,
+    bilinear, not cropped). Raises RewardError when it cannot be loaded or has no such class.
+    """
+    import torch
+
+    del prompts, metadata
+    classifier = _load(model, device)
+    parts = [images[first : first + batch_size] for first in range(0, len(images), batch_size)]
+    with torch.no_grad():
+        return -torch.cat([classifier.probability(part) for part in parts]).double().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class _Classifier:
+    network: Any
+    label: int
+
+    def probability(self, images: Tensor) -> Tensor:
+        """Return the class's probability `(B,)` for pictures `(B, 3, H, W)` in [0, 1]."""
+        pixels = vit_pixels(images, self.network.config.image_size).to(self.network.device)
+        probability_BK: Tensor = self.network(pixel_values=pixels).logits.softmax(-1)
+        return probability_BK[:, self.label]
+
+
+@functools.cache
+def _load(model: str, device: str) -> _Classifier:
+    from transformers import ViTForImageClassification
+
+    network = load_network(ViTForImageClassification, model, device)
+    labels: dict[int, str] = network.config.id2label
+    for index, label in labels.items():
+        if label.lower() == LABEL:
+            return _Classifier(network, index)
+    raise RewardError(f"model: {model} has no class '{LABEL}' among {', '.join(labels.values())}; give one that has.")
+
+
+def vit_pixels(images: Tensor, size: int) -> Tensor:
+    """Return ViT's input `(B, 3, size, size)` in [-1, 1], float32, for pictures `(B, 3, H, W)` in [0, 1].
+
+    8-bit pixels, resized (Pillow, bilinear) whatever their shape.
+    """
+    from PIL import Image
+
+    resized = [picture.resize((size, size), Image.Resampling.BILINEAR) for picture in to_pictures(images)]
+    return normalise(resized, _MEAN, _STD)
