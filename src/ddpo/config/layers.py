@@ -148,8 +148,8 @@ def _beside(name: str, below: Any) -> str:
     if not isinstance(below, str):
         raise ConfigError(f"extends: must be the name of a recipe or a file, not {below!r}.")
     path = expanded(below)
-    is_file = path.suffix in (".yaml", ".yml")
-    return str(expanded(name).parent / path) if is_file and not path.is_absolute() else below
+    names_file = path.suffix in (".yaml", ".yml")
+    return str(expanded(name).parent / path) if names_file and not path.is_absolute() else below
 
 
 def _read(name: str, *, shared: bool) -> dict[str, Any]:
@@ -175,5 +175,5 @@ def _read(name: str, *, shared: bool) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
-        raise ConfigError(f"{path} must hold keys, each of them text, and values, such as iterations: 20.")
+        raise ConfigError(f"{path} must hold keys and values, such as iterations: 20, and the keys must be text.")
     return tree
