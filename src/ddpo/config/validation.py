@@ -19,6 +19,8 @@ _UNIONS = {
 }
 """What keys hold that take values of several kinds: of these pydantic would only tell the first."""
 
+LONGEST_SHOWN = 80
+"""Characters of a wrong value that are shown."""
 _Context = Mapping[str, Any]
 _WORDS: dict[str, Callable[[_Context], str]] = {
     "int": lambda context: "must be a whole number",
@@ -116,8 +118,9 @@ def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return words[value]
     short = reprlib.Repr()
-    short.maxstring = short.maxother = 80
-    return short.repr(value)
+    short.maxlevel, short.maxstring, short.maxother = 2, LONGEST_SHOWN, LONGEST_SHOWN
+    text = short.repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} ..."
 
 
 def _fields_at(path: Sequence[str], problem: Any) -> list[str]:

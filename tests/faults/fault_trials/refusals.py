@@ -31,7 +31,7 @@ def flaw_of(sentence: str) -> str | None:
         return f"is not one line: {sentence[:300]!r}"
     if len(sentence) > LONGEST:
         return f"has {len(sentence)} characters: {sentence[:300]!r}"
-    return None if sentence.rstrip().endswith((".", "?")) else f"does not end: {sentence[-100:]!r}"
+    return None if sentence.rstrip().endswith((".", "?", ")")) else f"does not end: {sentence[-100:]!r}"
 
 
 def flaw_of_refusal(call: Callable[[], Any], *says: str, error: type[DDPOError] = DDPOError) -> str | None:
