@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,17 @@ def load_pipeline(source: ModelSource, weights: Path | None = None) -> Any:
     quiet_transformers()
     location = source.resolve()
     try:
-        index = _index(source, location)
-        folder = Path(location) if Path(location).is_dir() else _downloaded(source)
-        parts = load_parts(folder, index, source.variant)
-        check_tokenizer(folder / "tokenizer")
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            folder, **parts, **WITHOUT, requires_safety_checker=False, use_safetensors=True
-        )
-        if weights is not None:
-            _put_on_top(pipeline, weights)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # diffusers uses options that the hub's library calls deprecated
+            index = _index(source, location)
+            folder = Path(location) if Path(location).is_dir() else _downloaded(source)
+            parts = load_parts(folder, index, source.variant)
+            check_tokenizer(folder / "tokenizer")
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                folder, **parts, **WITHOUT, requires_safety_checker=False, use_safetensors=True
+            )
+            if weights is not None:
+                _put_on_top(pipeline, weights)
     except ModelError:
         raise
     except Exception as error:  # diffusers, transformers and the hub raise what they like

@@ -120,7 +120,8 @@ def check_safetensors(folder: Path, found: bool) -> None:
 
 def refused_pickle(path: Path) -> ModelError:
     """Return the error for weights in a file format that runs programs."""
-    target = path.with_suffix(".safetensors")
+    name = "model" if path.stem == "pytorch_model" else path.stem  # transformers' name, without a prefix in safetensors
+    target = path.with_name(f"{name}.safetensors")
     return ModelError(
         f"model: {path} is a pickle, which may run any program when it is read, and is not opened; if it holds a "
         f"mapping of tensors, convert it with python -c \"import torch, safetensors.torch as s; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ddpo.errors import ModelError
+from ddpo.errors import DDPOWarning, ModelError
 from ddpo.policies.loading import ModelSource, load_pipeline
 from ddpo.policies.lora import LoRA, add_adapter, save_adapter
 from ddpo.schedule import NoiseSchedule
@@ -73,6 +74,7 @@ class StableDiffusionPolicy:
         height, width = (size, size) if isinstance(size, int) else size
         self.sample_shape: tuple[int, ...] = (self._unet.config.in_channels, height, width)
         self._embeddings: dict[str, Tensor] = {}
+        self._told_of_long_prompts = False
         self._place(DTYPES[settings.precision])
 
     @classmethod
@@ -154,8 +156,27 @@ class StableDiffusionPolicy:
 
     @torch.no_grad()
     def _embed(self, prompts: list[str]) -> None:
+        self._tell_of_long_prompts(prompts)
         embeddings, _ = self._pipeline.encode_prompt(prompts, self.device, 1, do_classifier_free_guidance=False)
         self._embeddings.update(zip(prompts, embeddings.float(), strict=True))
+
+    def _tell_of_long_prompts(self, prompts: list[str]) -> None:
+        """Warn, once in the life of the policy, of a prompt that the text encoder cuts off."""
+        tokenizer = self._pipeline.tokenizer
+        limit = tokenizer.model_max_length
+        if self._told_of_long_prompts:
+            return
+        for prompt in prompts:
+            number = len(tokenizer(prompt, verbose=False).input_ids)  # with those of beginning and end
+            if number > limit:
+                self._told_of_long_prompts = True
+                warnings.warn(
+                    f"The prompt '{prompt[:40]}...' has {number} tokens: the text encoder reads the first {limit} of this "
+                    "and of any other long prompt; rewards see the whole prompt.",
+                    DDPOWarning,
+                    stacklevel=2,
+                )
+                return
 
     def _stack(self, prompts: Sequence[str]) -> Tensor:
         return torch.stack([self._embeddings[prompt] for prompt in prompts])
