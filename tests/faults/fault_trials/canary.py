@@ -168,12 +168,11 @@ def reward_weights(canary: Canary, folder: Path) -> Cases:
             (folder / file).write_bytes(content)
             spec = {"name": name, "weights": str(folder / file), "device": "cpu", **options[name]}
             yield f"{file}, {form}", _tried(canary, _scoring(spec), f"'{name}'", file)
-        (clip / "model.safetensors").unlink(missing_ok=True)
-        (clip / "pytorch_model.bin").write_bytes(content)
-        spec = {"name": "clip-score", "model": str(clip), "device": "cpu"}
+        pickled = shutil.copytree(clip, folder / f"clip, {form}")  # a model once loaded stays loaded
+        (pickled / "model.safetensors").unlink()
+        (pickled / "pytorch_model.bin").write_bytes(content)
+        spec = {"name": "clip-score", "model": str(pickled), "device": "cpu"}
         yield f"pytorch_model.bin of clip-score, {form}", _tried(canary, _scoring(spec), "'clip-score'")
-        save_clip(clip)
-        (clip / "pytorch_model.bin").unlink()
 
 
 def _scoring(spec: Any) -> Attempt:
