@@ -57,8 +57,7 @@ def tallied(one: Trial, size: int) -> Tally:
 
     with tempfile.TemporaryDirectory(prefix="ddpo-faults-") as folder:
         tally = count(one, size, Path(folder), each)
-    said = f"tried {tally.tried}, survived {tally.survived}, lost {len(tally.lost)}"
-    print(f"trial {one.number}, {one.name}: {said} ({tally.seconds:.0f} s)", file=sys.stderr, flush=True)
+    print(f"trial {one.number}, {one.name}: {tally.summary} ({tally.seconds:.0f} s)", file=sys.stderr, flush=True)
     return tally
 
 

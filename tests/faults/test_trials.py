@@ -10,8 +10,7 @@ from fault_trials.registry import Trial, all_trials, count
 @pytest.mark.parametrize("one", [pytest.param(one, id=f"{one.number}-{one.name}") for one in all_trials()])
 def test_nothing_is_lost(one: Trial, tmp_path):
     tally = count(one, one.fast, tmp_path)
-    print(f"tried {tally.tried}  survived {tally.survived}  lost {len(tally.lost)}")
-    assert not tally.lost
+    assert not tally.lost, tally.summary
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def _explain(error: ValidationError) -> str:
 def _words(problem: Any) -> str:
     kind = problem["type"]
     words = _WORDS.get(kind) or _WORDS.get(kind.partition("_")[0])
-    return problem["msg"] if words is None else words(problem.get("ctx", {}))  # type: ignore[no-any-return]
+    return problem["msg"] if words is None else words(problem.get("ctx", {}))
 
 
 def _shown(value: Any) -> str:

@@ -115,15 +115,11 @@ def _index(source: ModelSource, location: str) -> dict[str, Any]:
     """Return the model_index.json of a folder or hub id, which must be that of a pipeline that `ddpo` trains."""
     from diffusers import DiffusionPipeline
 
-    index = DiffusionPipeline.load_config(
-        location, revision=source.revision, local_files_only=source.local_files_only
-    )
+    index = DiffusionPipeline.load_config(location, revision=source.revision, local_files_only=source.local_files_only)
     if not isinstance(index, dict) or "_class_name" not in index:
         raise ModelError(f"model: the model_index.json of {source.name} names no pipeline; download or copy it again.")
     if index["_class_name"] != _PIPELINE:
-        raise ModelError(
-            f"model: {source.name} is a {index['_class_name']}; ddpo trains {_PIPELINE} (SD 1.x and 2.x)."
-        )
+        raise ModelError(f"model: {source.name} is a {index['_class_name']}; ddpo trains {_PIPELINE} (SD 1.x and 2.x).")
     return index
 
 

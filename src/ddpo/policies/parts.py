@@ -50,9 +50,7 @@ def load_network(kind: Any, folder: Path, variant: str | None = None) -> Any:
     """
     check_safetensors(folder, _has_weights(folder, variant))
     try:
-        network, report = kind.from_pretrained(
-            folder, variant=variant, use_safetensors=True, output_loading_info=True
-        )
+        network, report = kind.from_pretrained(folder, variant=variant, use_safetensors=True, output_loading_info=True)
     except Exception as error:  # each library raises what it likes about files that it cannot use
         raise ModelError(f"model: {folder} cannot be loaded: {one_line(error)}; {_AGAIN}.") from error
     missing = sorted(report["missing_keys"])
@@ -124,7 +122,7 @@ def refused_pickle(path: Path) -> ModelError:
     target = path.with_name(f"{name}.safetensors")
     return ModelError(
         f"model: {path} is a pickle, which may run any program when it is read, and is not opened; if it holds a "
-        f"mapping of tensors, convert it with python -c \"import torch, safetensors.torch as s; "
+        f'mapping of tensors, convert it with python -c "import torch, safetensors.torch as s; '
         f"s.save_file(torch.load('{path}', weights_only=True), '{target}', {{'format': 'pt'}})\"."
     )
 

@@ -171,8 +171,8 @@ class StableDiffusionPolicy:
             if number > limit:
                 self._told_of_long_prompts = True
                 warnings.warn(
-                    f"The prompt '{prompt[:40]}...' has {number} tokens: the text encoder reads the first {limit} of this "
-                    "and of any other long prompt; rewards see the whole prompt.",
+                    f"The prompt '{prompt[:40]}...' has {number} tokens: the text encoder reads the first {limit} of "
+                    "this and of any other long prompt; rewards see the whole prompt.",
                     DDPOWarning,
                     stacklevel=2,
                 )

@@ -238,12 +238,12 @@ def _check_items(array: npt.NDArray[np.object_]) -> None:
 
 
 def _to_host(scores: object) -> object:
-    """Return `scores` with every tensor, on its own or in a list, as a NumPy array on the CPU; what is masked is NaN."""
+    """Return `scores` with every tensor, on its own or in a list, as a NumPy array on the CPU; masked scores are NaN."""
     if isinstance(scores, list | tuple):
         return [_to_host(item) for item in scores]
     if hasattr(scores, "detach"):
         tensor = scores.detach().cpu()
         return (tensor.double() if tensor.is_floating_point() else tensor).numpy()
     if isinstance(scores, np.ma.MaskedArray):
-        return scores.astype(np.float64).filled(np.nan)
+        return np.ma.filled(scores.astype(np.float64), np.nan)
     return scores

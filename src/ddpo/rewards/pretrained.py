@@ -5,6 +5,7 @@ Everything that can go wrong here is a RewardError that says which option to cha
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,7 +98,9 @@ def read_tensors(path: Path, option: str) -> dict[str, Tensor]:
         # Safe although the format is a pickle: weights_only interprets it with torch's own reader, which builds
         # tensors and plain containers and refuses every other name, so a hostile file raises instead of running.
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickle protocols that a hostile file may have
+                content = torch.load(path, map_location="cpu", weights_only=True)
         except UnpicklingError as error:  # whose own text tells people to switch the protection off
             raise RewardError(
                 f"{option}: {path} is damaged or holds more than tensors, and was not read, since a pickle may run any "

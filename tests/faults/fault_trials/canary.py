@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fault_trials.refusals import flaw_of_ending, flaw_of_refusal, no_model_may_load, run_here
-from fault_trials.registry import Cases, trial
 from reward_servers import ScriptedServer
 from tiny_clip import save_clip
 from tiny_pipeline import build_pipeline
@@ -24,6 +22,8 @@ from ddpo.errors import DDPOError
 from ddpo.policies.loading import ModelSource, load_pipeline
 from ddpo.prompts import load_prompts
 from ddpo.rewards import load_reward, score
+from fault_trials.refusals import flaw_of_ending, flaw_of_refusal, no_model_may_load, run_here
+from fault_trials.registry import Cases, trial
 
 Attempt = Callable[[], Any]
 UNET = "diffusion_pytorch_model"
@@ -111,7 +111,9 @@ def models(canary: Canary, folder: Path) -> Cases:
 
 def _modules(canary: Canary, whole: Path, folder: Path) -> Cases:
     """Python files that a pipeline's index asks for."""
-    program = f"open({str(canary.path)!r}, 'w')\nclass Evil:\n    @classmethod\n    def from_pretrained(*a, **k): pass\n"
+    program = (
+        f"open({str(canary.path)!r}, 'w')\nclass Evil:\n    @classmethod\n    def from_pretrained(*a, **k): pass\n"
+    )
     for part in ("unet", "tokenizer", "scheduler", "image_encoder"):
         broken = shutil.copytree(whole, folder / f"module-{part}")
         index = json.loads((broken / "model_index.json").read_text()) | {part: ["evil", "Evil"]}

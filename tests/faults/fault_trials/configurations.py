@@ -16,13 +16,13 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from annotated_types import Ge, Gt, Le, Lt
-from fault_trials.refusals import Ending, Reached, flaw_of_ending, no_model_may_load, run_apart, run_here
-from fault_trials.registry import Cases, trial
 from pydantic import BaseModel
 
 from ddpo.algorithms import ALGORITHMS
 from ddpo.config import TrainConfig, load_config, recipes
 from ddpo.config.layers import SECTIONS_WITH_NAME
+from fault_trials.refusals import Ending, Reached, flaw_of_ending, no_model_may_load, run_apart, run_here
+from fault_trials.registry import Cases, trial
 
 SEED = 10
 LONGEST_SECONDS = 5.0
@@ -271,7 +271,10 @@ FILES: list[tuple[Any, ...]] = [
     ("algorithms with text", b"algorithms: {rwr: text}\n", "algorithms"),
     *((f"{key} as a number", f"{key}: 3\n".encode(), key) for key in (*SECTIONS_WITH_NAME, "lora", "optimizer")),
     *((f"{key} as true", f"{key}: true\n".encode(), key) for key in (*SECTIONS_WITH_NAME, "evaluation")),
-    *((f"{name} with a number as key", f"algorithm: {{name: {name}, 3: 4}}\n".encode(), "algorithm") for name in ALGORITHMS),
+    *(
+        (f"{name} with a number as key", f"algorithm: {{name: {name}, 3: 4}}\n".encode(), "algorithm")
+        for name in ALGORITHMS
+    ),
     ("evaluation.rewards with a number", b"evaluation: {rewards: [judge, 3]}\n", "evaluation.rewards"),
     ("prompts with a number", b"prompts: [a cat, 3]\n", "prompts"),
     ("prompts, empty", b"prompts: []\n", "hold no prompt"),
@@ -327,7 +330,7 @@ COMMANDS: list[tuple[Any, ...]] = [
     (["prompts=none.jsonl"], "none.jsonl"),
     (["prompts=."], "folder"),
     (["name=a/b"], "name"),
-    (["name="  "''"], "name"),
+    (["name=''"], "name"),
     (["output=3"], "output"),
 ]
 """Arguments of `ddpo train`, and what the refusal must say."""

@@ -12,8 +12,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from fault_trials.refusals import Ending, flaw_of_ending, flaw_of_refusal, run_apart, run_here
-from fault_trials.registry import Cases, trial
 from safetensors.torch import load_file, save_file
 from tiny_pipeline import build_pipeline
 
@@ -21,6 +19,8 @@ from ddpo.config import parse_config
 from ddpo.errors import ModelError
 from ddpo.policies.loading import ModelSource, load_pipeline
 from ddpo.policies.lora import LoRA, add_adapter, save_adapter
+from fault_trials.refusals import Ending, flaw_of_ending, flaw_of_refusal, run_apart, run_here
+from fault_trials.registry import Cases, trial
 
 SEED = 11
 WEIGHTS = {
@@ -248,7 +248,11 @@ def _changed_adapters(tensors: dict[str, torch.Tensor]) -> Iterator[tuple[Any, .
     other = "another architecture"
     yield "of another family", {k.replace("unet.", "transformer."): v for k, v in tensors.items()}, other
     yield "of layers that are not there", {k.replace("to_k", "to_kk"): v for k, v in tensors.items()}, other
-    yield "of blocks that are not there", {k.replace("up_blocks.0", "up_blocks.7"): v for k, v in tensors.items()}, other
+    yield (
+        "of blocks that are not there",
+        {k.replace("up_blocks.0", "up_blocks.7"): v for k, v in tensors.items()},
+        other,
+    )
     yield "twice as wide", {k: v.repeat_interleave(2, int("down" in k)) for k, v in tensors.items()}, other
     yield "of no layer", {"x": torch.zeros(2)}, other
     yield "of nothing", {}, other

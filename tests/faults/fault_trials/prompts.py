@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fault_trials.refusals import flaw_of_refusal
-from fault_trials.registry import Cases, trial
-
 from ddpo.errors import PromptError
 from ddpo.prompts import load_prompts
+from fault_trials.refusals import flaw_of_refusal
+from fault_trials.registry import Cases, trial
 
 LONG = "a very long cat " * 625
 """A prompt of 10,000 characters."""

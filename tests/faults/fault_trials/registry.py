@@ -46,6 +46,11 @@ class Tally:
         """Cases in which nothing was lost."""
         return self.tried - len(self.lost)
 
+    @property
+    def summary(self) -> str:
+        """The three counts in words."""
+        return f"tried {self.tried}, survived {self.survived}, lost {len(self.lost)}"
+
 
 _TRIALS: dict[str, Trial] = {}
 

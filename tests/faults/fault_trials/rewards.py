@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from fault_trials.refusals import flaw_of_refusal
-from fault_trials.registry import Cases, trial
 
 from ddpo.errors import RewardError
 from ddpo.rewards import load_reward, score
+from fault_trials.refusals import flaw_of_refusal
+from fault_trials.registry import Cases, trial
 
 FIRST = 100
 """Number of the first sample, as in a part of an iteration."""
@@ -30,7 +30,10 @@ GOOD: dict[str, Make] = {
     "list of tensors": lambda values: [torch.tensor(value, requires_grad=True) for value in values],
     "list of arrays": lambda values: [np.array([value]) for value in values],
     "list of fractions": lambda values: [fractions.Fraction(value) for value in values],
-    **{f"array of {kind}": partial(np.array, dtype=kind) for kind in ("float64", "float32", "float16", "int64", "uint8")},
+    **{
+        f"array of {kind}": partial(np.array, dtype=kind)
+        for kind in ("float64", "float32", "float16", "int64", "uint8")
+    },
     "array of objects": partial(np.array, dtype=object),
     "column": lambda values: np.array(values)[:, None],
     "reversed view": lambda values: np.array(values[::-1])[::-1],
@@ -111,7 +114,7 @@ NOT_FINITE: dict[str, tuple[float | None, Make]] = {
 """A score that is none, and how it comes: refused with the name of the reward, the sample and its prompt."""
 
 
-class _Unspeakable(Exception):
+class _UnspeakableError(Exception):
     def __str__(self) -> str:
         raise ValueError("not even its text can be told")
 
@@ -139,7 +142,7 @@ RAISING: dict[str, Callable[..., Any]] = {
     "an error": _raising(ValueError("mine")),
     "an error of several lines": _raising(RuntimeError("mine\n  and\n\nmore" * 100)),
     "an error without text": _raising(RuntimeError()),
-    "an error whose text fails": _raising(_Unspeakable()),
+    "an error whose text fails": _raising(_UnspeakableError()),
     "a group of errors": _raising(ExceptionGroup("mine", [ValueError("a"), TypeError("b")])),
     "no memory": _raising(MemoryError("mine")),
     "no recursion left": _recurses,
@@ -164,12 +167,12 @@ def rewards_of_every_kind(size: int, folder: Path) -> Cases:
     for number in range(2, size + 2):
         values = [float(index) for index in range(number)]
         for case, make in GOOD.items():
-            yield f"{case}, {number}", _difference(_returning(lambda make=make: make(values)), values)
+            yield f"{case}, {number}", _difference(_returning(partial(make, values)), values)
         truths = [index % 2 == 1 for index in range(number)]
         for case, make in TRUTHS.items():
-            yield f"{case}, {number}", _difference(_returning(lambda make=make: make(truths)), list(map(float, truths)))
+            yield f"{case}, {number}", _difference(_returning(partial(make, truths)), list(map(float, truths)))
         for case, make in BAD.items():
-            yield f"{case}, {number}", _refusal(_returning(lambda make=make: make(values)), number, f"here {number}")
+            yield f"{case}, {number}", _refusal(_returning(partial(make, values)), number, f"here {number}")
         for place in range(number):
             yield from _one_score_that_is_none(number, place)
     for case, reward in RAISING.items():
