@@ -238,7 +238,7 @@ def _check_items(array: npt.NDArray[np.object_]) -> None:
 
 
 def _to_host(scores: object) -> object:
-    """Return `scores` with every tensor, on its own or in a list, as a NumPy array on the CPU; masked scores are NaN."""
+    """Return `scores` with every tensor, alone or in a list, as a NumPy array on the CPU; what is masked is NaN."""
     if isinstance(scores, list | tuple):
         return [_to_host(item) for item in scores]
     if hasattr(scores, "detach"):
