@@ -54,6 +54,10 @@ class ExperimentError(DDPOError):
     """An experiment that does not exist or is malformed, or whose runs failed."""
 
 
+class DDPOWarning(UserWarning):
+    """Something a user should know that does not end the run; the command line shows its one sentence."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the valid name closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)

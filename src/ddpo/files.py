@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one, and locking them. Never imports torch."""
+"""Files: written so that a reader never sees half of one, locked, and asked for by names that users gave. No torch."""
 
 from __future__ import annotations
 
@@ -52,3 +52,27 @@ def lock(path: Path) -> IO[str] | None:
         return None
     file.truncate(0)
     return file
+
+
+def expanded(name: str | Path) -> Path:
+    """Return the path that a user's `name` stands for: `~` is a home folder, where there is that user."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is such a file; what cannot be a path, such as a long sentence, is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is such a folder; what cannot be a path, such as a long sentence, is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False

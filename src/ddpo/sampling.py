@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from ddpo.report.grid import draw_grid
 from ddpo.rewards import to_uint8
 from ddpo.rollout import rollout
 from ddpo.run_folder import RunFolder, picture_file
+
+LONGEST_NAME = 100
+"""Bytes of a prompt in the name of its picture: file systems take 255, with seed and suffix."""
 
 
 def load_policy(config: TrainConfig, device: torch.device, weights: Path | None = None) -> StableDiffusionPolicy:
@@ -105,8 +109,16 @@ def draw_pictures(
     if output.suffix.lower() == ".png":
         files = [output]
     else:
-        files = [picture_file(output, text, s) for text, s in zip(texts, seeds, strict=True)]
+        files = [picture_file(output, _shortened(text), s) for text, s in zip(texts, seeds, strict=True)]
     for file, picture in zip(files, pixels, strict=True):
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(file)
     return files
+
+
+def _shortened(prompt: str) -> str:
+    """Return a prompt that can be the name of a file: a long one's first words and a hash of all of it."""
+    if len(prompt.encode()) <= LONGEST_NAME:
+        return prompt
+    start = prompt.encode()[:LONGEST_NAME].decode(errors="ignore")
+    return f"{start} {hashlib.sha256(prompt.encode()).hexdigest()[:8]}"

@@ -184,7 +184,7 @@ def test_an_inline_list():
         ("a.jsonl", '{"prompt": 3}', r"line 1: a prompt must be text"),
         ("a.jsonl", '{"prompt": " "}', r"line 1: a prompt must be text"),
         ("a.txt", "# nothing\n\n", r"a\.txt' hold no prompt"),
-        ("a.txt", b"\xff\xfe\xff", r"a\.txt' cannot be read as UTF-8"),
+        ("a.txt", b"\xff\xfe\xff", r"a\.txt', line 1: not UTF-8 text"),
         ("a.csv", "a cat", r"expected a \.txt or \.jsonl"),
     ],
 )

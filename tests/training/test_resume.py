@@ -8,12 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
+from tiny_run import Signalling, by_content, difference
 
 from ddpo.checkpoints import Checkpoints
 from ddpo.config import load_config
-from ddpo.display import QuietDisplay
 from ddpo.errors import CheckpointError, ConfigError, RewardError, RunFolderError
 from ddpo.rewards import load_reward
 from ddpo.run import resume, train, train_or_resume
@@ -29,46 +27,6 @@ ALGORITHMS = {
 SETTINGS = {"iterations": 3, "checkpoint_every": 1, "evaluation": {"number": 2, "every": 2}}
 
 
-def by_size(images, prompts, metadata):
-    """A reward that looks at every pixel, (B,)."""
-    return images.mean((1, 2, 3)).numpy() + 0.1 * np.array([len(prompt) for prompt in prompts])
-
-
-class Stopping(QuietDisplay):
-    """Sends this process a signal when a phase has been reported so often."""
-
-    def __init__(self, phase, at, number=signal.SIGTERM):
-        self.calls, self.wanted, self.at, self.number, self.said = 0, phase, at, number, []
-
-    def phase(self, name, done, total):
-        self.calls += name == self.wanted
-        if name == self.wanted and self.calls == self.at:
-            os.kill(os.getpid(), self.number)
-
-    def message(self, text):
-        self.said.append(text)
-
-
-def weights_of(folder):
-    return load_file(Checkpoints(folder.checkpoints).get().folder / "training.safetensors")
-
-
-def without_times(metrics):
-    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in metrics]
-
-
-def assert_same_run(folder, whole):
-    """Weights, moments, metrics and fixed samples are those of the run that was not interrupted."""
-    ours, theirs = weights_of(folder), weights_of(whole)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert without_times(folder.read_metrics()) == without_times(whole.read_metrics())
-    assert [row["iteration"] for row in folder.read_metrics()] == [1, 2, 3]
-    for path in whole.samples.glob("*.json"):
-        assert (folder.samples / path.name).read_bytes() == path.read_bytes()
-    assert folder.before_after.read_bytes() == whole.before_after.read_bytes()
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Train a configuration without interruption, once for each name."""
@@ -77,7 +35,7 @@ def whole(tmp_path_factory):
     def run(name, config):
         if name not in runs:
             output = tmp_path_factory.mktemp("whole") / name
-            runs[name] = train(config.model_copy(update={"output": output}), reward=by_size).folder
+            runs[name] = train(config.model_copy(update={"output": output}), reward=by_content).folder
         return runs[name]
 
     return run
@@ -89,77 +47,79 @@ def whole(tmp_path_factory):
 )
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny_config, whole, algorithm, phase, at):
     config = tiny_config(**SETTINGS, **ALGORITHMS[algorithm])
-    display = Stopping(phase, at)
-    stopped = train(config, reward=by_size, display=display)
+    display = Signalling(phase, at)
+    stopped = train(config, reward=by_content, display=display)
     assert stopped.interrupted is not None
     assert stopped.interrupted.exit_code == 143
     assert f"Go on with: ddpo resume {stopped.folder.path}" in display.said[-1]
-    done = resume(stopped.folder.path, reward=by_size)
+    done = resume(stopped.folder.path, reward=by_content)
     assert done.interrupted is None
-    assert_same_run(done.folder, whole(algorithm, config))
+    assert difference(done.folder, whole(algorithm, config)) is None
 
 
 def test_a_run_may_be_interrupted_again_and_again(tiny_config, whole):
     config = tiny_config(**SETTINGS, **ALGORITHMS["ddpo-is"])
-    result, times = train(config, reward=by_size, display=Stopping("rollout", 1)), 1
+    result, times = train(config, reward=by_content, display=Signalling("rollout", 1)), 1
     while result.interrupted is not None:
-        result = resume(config.output, reward=by_size, display=Stopping("rollout" if times % 2 else "update", 2))
+        result = resume(config.output, reward=by_content, display=Signalling("rollout" if times % 2 else "update", 2))
         times += 1
         assert times < 20
     assert times > 4
-    assert_same_run(result.folder, whole("ddpo-is", config))
+    assert difference(result.folder, whole("ddpo-is", config)) is None
 
 
 def test_the_samples_scored_before_the_interruption_are_not_drawn_again(tiny_config):
     config = tiny_config(**SETTINGS | {"evaluation": {"number": 2, "every": None}})
-    stopped = train(config, reward=by_size, display=Stopping("rollout", 4, signal.SIGUSR1))  # two batches an iteration
-    assert stopped.interrupted.exit_code == 128 + signal.SIGUSR1
+    stopped = train(
+        config, reward=by_content, display=Signalling("rollout", 4, signal.SIGUSR1)
+    )  # two batches an iteration
+    assert stopped.interrupted.exit_code == 128 + signal.SIGUSR1  # after the fourth batch, two an iteration
     (unfinished,) = [each for each in Checkpoints(stopped.folder.checkpoints).all() if not each.position[1]]
     assert unfinished.name == "iteration-000002-unfinished"
-    assert len(unfinished.state()["unfinished"][0]["scores"]["by_size"]) == 4  # of 8 samples
-    display = Stopping("rollout", 0)
-    resume(config.output, reward=by_size, display=display)
+    assert len(unfinished.state()["unfinished"][0]["scores"]["by_content"]) == 4  # of 8 samples
+    display = Signalling("rollout", 0)
+    resume(config.output, reward=by_content, display=display)
     assert display.calls == 1 + 2  # the second batch of iteration 2, and iteration 3
 
 
 def test_a_failed_reward_is_mended_and_the_run_goes_on(tiny_config, whole, monkeypatch):
     config = tiny_config(**SETTINGS, **ALGORITHMS["ddpo-is"])
-    reward, calls = load_reward(by_size), []
+    reward, calls = load_reward(by_content), []
 
     def failing(*batch):
         calls.append(1)
         if len(calls) == 5:  # fixed samples, two batches, then the second of the second iteration
             raise ConnectionError("the server is gone")
-        return by_size(*batch)
+        return by_content(*batch)
 
-    display = Stopping("", 0)
+    display = Signalling("", 0)
     with pytest.raises(RewardError, match="the server is gone"):
         train(config, reward=replace(reward, function=failing), display=display)
     assert f"Saved iteration-000002-unfinished. Once the error is mended, go on with: ddpo resume {config.output}" in (
         display.said
     )
-    mended = resume(config.output, reward=by_size, allow_config_change=True)
-    assert_same_run(mended.folder, whole("ddpo-is", config))
+    mended = resume(config.output, reward=by_content, allow_config_change=True)
+    assert difference(mended.folder, whole("ddpo-is", config)) is None
 
 
 def test_a_longer_run_is_a_short_one_resumed(tiny_config, whole):
     config = tiny_config(**SETTINGS, **ALGORITHMS["ddpo-is"])
-    short = train(config.model_copy(update={"iterations": 2}), reward=by_size)
-    longer = resume(short.folder.path, ["iterations=3"], reward=by_size)
-    assert_same_run(longer.folder, whole("ddpo-is", config))
+    short = train(config.model_copy(update={"iterations": 2}), reward=by_content)
+    longer = resume(short.folder.path, ["iterations=3"], reward=by_content)
+    assert difference(longer.folder, whole("ddpo-is", config)) is None
     assert load_config(longer.folder.config).iterations == 3
 
 
 def test_the_same_command_begins_goes_on_and_ends(tiny_config, whole, tmp_path):
     (tmp_path / "rewards.py").write_text(
-        "import numpy as np\n\n\ndef by_size(images, prompts, metadata):\n"
+        "import numpy as np\n\n\ndef by_content(images, prompts, metadata):\n"
         "    return images.mean((1, 2, 3)).numpy() + 0.1 * np.array([len(prompt) for prompt in prompts])\n"
     )
-    config = tiny_config(reward=f"{tmp_path / 'rewards.py'}:by_size", **SETTINGS, **ALGORITHMS["ddpo-is"])
-    assert train_or_resume(config, display=Stopping("update", 4)).interrupted
+    config = tiny_config(reward=f"{tmp_path / 'rewards.py'}:by_content", **SETTINGS, **ALGORITHMS["ddpo-is"])
+    assert train_or_resume(config, display=Signalling("update", 4)).interrupted
     assert train_or_resume(config).interrupted is None
     again = train_or_resume(config)  # nothing is left to do
-    assert_same_run(again.folder, whole("ddpo-is", config))
+    assert difference(again.folder, whole("ddpo-is", config)) is None
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(tiny_config):
@@ -181,7 +141,7 @@ def test_a_changed_setting_is_listed_or_refused(tiny_config):
         resume(folder.path, ["samples_per_iteration=16", "iterations=2"])
     with pytest.raises(ConfigError, match=r"the run has made 1 already"):
         resume(folder.path, ["iterations=2"], config=config.model_copy(update={"iterations": 0}))
-    display = Stopping("", 0)
+    display = Signalling("", 0)
     result = resume(folder.path, ["iterations=2", "learning_rate=1e-4"], display=display)
     assert "Changed: learning_rate: 0.001 -> 0.0001" in display.said
     assert len(result.metrics) == 2

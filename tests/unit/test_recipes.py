@@ -215,8 +215,8 @@ def test_a_regression_does_not_mind_how_advantages_are_made():
         ({"extends": "nothing"}, "no recipe 'nothing'"),
         ({"extends": "emoji-judge", "algorithms": 3}, "algorithms: must hold"),
         ({"algorithm": {"name": "rwr"}, "inner_epochs": 2}, "inner_epochs: rwr draws its own timesteps"),
-        ({"algorithm": {"name": "rwr-sparse", "percentile": 1.0}}, "percentile: Input should be less than 1"),
-        ({"algorithm": {"name": "rwr", "beta": -1}}, "beta: Input should be greater than or equal to 0"),
+        ({"algorithm": {"name": "rwr-sparse", "percentile": 1.0}}, "percentile: must be below 1"),
+        ({"algorithm": {"name": "rwr", "beta": -1}}, "beta: must be at least 0"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path, tree, message):

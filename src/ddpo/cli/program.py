@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, TextIO
 
 import typer
 
@@ -16,7 +17,7 @@ from ddpo.cli.resume import resume
 from ddpo.cli.reward import reward_app
 from ddpo.cli.sample import sample
 from ddpo.cli.train import train
-from ddpo.errors import DDPOError
+from ddpo.errors import DDPOError, DDPOWarning
 from ddpo.interruption import Interrupted
 
 app = typer.Typer(
@@ -31,9 +32,10 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; the console script `ddpo`."""
-    for library in ("DIFFUSERS", "TRANSFORMERS"):
+    for library in ("DIFFUSERS", "TRANSFORMERS", "HF_HUB"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while waiting stall on a busy machine
+    warnings.showwarning = _show_warning
     try:
         app()
     except DDPOError as error:
@@ -42,6 +44,21 @@ def main() -> None:
     except Interrupted as stopped:
         typer.echo("Interrupted before the first iteration: there is nothing to go on from.", err=True)
         sys.exit(stopped.exit_code)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show a warning of ddpo as one sentence, any other as Python does."""
+    if issubclass(category, DDPOWarning):
+        typer.echo(f"Warning: {message}", err=True)
+    else:
+        (file or sys.stderr).write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _version(shown: bool) -> None:

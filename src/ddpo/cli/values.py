@@ -12,11 +12,11 @@ def parsed(text: str) -> Any:
 
     Raises ConfigError when it begins like a list or mapping and is none.
     """
-    import yaml
+    from ddpo.config.reading import read_yaml
 
     if not text.startswith(("{", "[")):
         return text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return read_yaml(text)
+    except ValueError:
         raise ConfigError(f"'{text}' is not of the form {{name: ..., option: ...}}.") from None

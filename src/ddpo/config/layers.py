@@ -6,14 +6,13 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ddpo.algorithms import ALGORITHMS
+from ddpo.config.reading import read_yaml
 from ddpo.config.tree import TrainConfig
 from ddpo.errors import ConfigError, nearest
+from ddpo.files import expanded, is_file, is_folder
 from ddpo.rewards import names_rewards
 
 RECIPES = resources.files("ddpo") / "recipes"
@@ -147,29 +146,33 @@ def _beside(name: str, below: Any) -> str:
     """Return what a file named `name` extends: a recipe's name, or a file, found from its own folder."""
     if not isinstance(below, str):
         raise ConfigError(f"extends: must be the name of a recipe or a file, not {below!r}.")
-    path = Path(below).expanduser()
-    is_file = path.suffix in (".yaml", ".yml")
-    return str(Path(name).expanduser().parent / path) if is_file and not path.is_absolute() else below
+    path = expanded(below)
+    names_file = path.suffix in (".yaml", ".yml")
+    return str(expanded(name).parent / path) if names_file and not path.is_absolute() else below
 
 
 def _read(name: str, *, shared: bool) -> dict[str, Any]:
     """Return the tree of a recipe's name or a file; `shared`: also of the settings that only recipes build on."""
     names = [recipe for recipe, _ in recipes()]
-    path = Path(name).expanduser()
+    path = expanded(name)
     if name in names:
         text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
     elif shared and (RECIPES / "shared" / f"{name}.yaml").is_file():
         text = (RECIPES / "shared" / f"{name}.yaml").read_text(encoding="utf-8")
-    elif path.is_file():
+    elif is_file(path):
         text = path.read_text(encoding="utf-8", errors="replace")
+    elif is_folder(path):
+        raise ConfigError(f"{path} is a folder; give a YAML file, such as the config.yaml in a run folder.")
     elif path.suffix in (".yaml", ".yml") or "/" in name:
         raise ConfigError(f"There is no configuration file {path}.")
     else:
         raise ConfigError(f"There is no recipe '{name}'.{nearest(name, names)} `ddpo list recipes` shows them.")
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict | None):
-        raise ConfigError(f"{path} must hold keys and values, not a {type(tree).__name__}.")
-    return tree or {}
+        tree = read_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}.") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise ConfigError(f"{path} must hold keys and values, such as iterations: 20, and the keys must be text.")
+    return tree

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ddpo.config.layers import (
     EXCLUSIVE,
     NAMED_SECTIONS,
@@ -19,6 +17,7 @@ from ddpo.config.layers import (
     read_levels,
     shortened,
 )
+from ddpo.config.reading import read_yaml
 from ddpo.config.tree import TrainConfig
 from ddpo.config.validation import parse_config
 from ddpo.errors import ConfigError
@@ -91,8 +90,8 @@ def _split(override: str) -> tuple[str, Any]:
     if not separator:
         raise ConfigError(f"'{override}' is not of the form key=value, such as learning_rate=3e-4.")
     try:
-        return path.strip(), yaml.safe_load(text)
-    except yaml.YAMLError:
+        return path.strip(), read_yaml(text)
+    except ValueError:
         return path.strip(), text
 
 

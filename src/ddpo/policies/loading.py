@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from ddpo.errors import ModelError, connection_failed
+from ddpo.files import expanded, is_file, is_folder
+from ddpo.policies.parts import add_trained_adapter, check_tokenizer, load_parts, one_line, replace_network
 
 EMBEDDED = "embedded"
 """Name of the model that ships with the package."""
@@ -23,6 +26,8 @@ KNOWN_MODELS: dict[str, str] = {
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PIPELINE = "StableDiffusionPipeline"
+WITHOUT = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+"""Parts of a pipeline that are neither used nor loaded."""
 
 
 class ModelSource(BaseModel):
@@ -41,8 +46,8 @@ class ModelSource(BaseModel):
 
     def anchored(self) -> ModelSource:
         """Return the same source with a folder's path made absolute."""
-        folder = Path(self.name).expanduser()
-        return self.model_copy(update={"name": str(folder.resolve())}) if folder.is_dir() else self
+        folder = expanded(self.name)
+        return self.model_copy(update={"name": str(folder.resolve())}) if is_folder(folder) else self
 
     def resolve(self) -> str:
         """Return the folder or hub id, checked without loading or downloading anything.
@@ -54,11 +59,16 @@ class ModelSource(BaseModel):
             from ddpo.embedded import embedded_model
 
             return str(embedded_model())
-        folder = Path(self.name).expanduser()
-        if folder.is_dir():
+        folder = expanded(self.name)
+        if is_folder(folder):
             if not (folder / "model_index.json").is_file():
                 raise ModelError(f"model: {folder} has no model_index.json; give a folder saved by diffusers.")
             return str(folder)
+        if is_file(folder):
+            raise ModelError(
+                f"model: {folder} is a single file; give a folder in diffusers format, such as "
+                "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER) writes."
+            )
         if not _HUB_ID.fullmatch(self.name) or self.name.startswith("."):
             raise ModelError(
                 f"model: there is no folder {folder}, and it is not a hub id of the form owner/name; "
@@ -70,48 +80,80 @@ class ModelSource(BaseModel):
 def load_pipeline(source: ModelSource, weights: Path | None = None) -> Any:
     """Return the pipeline in float32 on the CPU, without safety checker, with trained `weights` on top if given.
 
+    Weights are read from safetensors only: a pickle may run any program.
+
     Raises:
-        ModelError: it cannot be found or read, or is not a Stable Diffusion 1.x/2.x text-to-image pipeline.
+        ModelError: it cannot be found or read whole, or is not a Stable Diffusion 1.x/2.x text-to-image pipeline.
     """
-    from diffusers import DiffusionPipeline, StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline
     from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
-    from safetensors import SafetensorError
     from transformers.utils.logging import disable_progress_bar as quiet_transformers
 
     quiet_diffusers()
     quiet_transformers()
     location = source.resolve()
-    options: dict[str, Any] = {"revision": source.revision, "local_files_only": source.local_files_only}
     try:
-        found = DiffusionPipeline.load_config(location, **options).get("_class_name")
-        if found != _PIPELINE:
-            raise ModelError(f"model: {source.name} is a {found}; ddpo trains {_PIPELINE} (SD 1.x and 2.x).")
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            location,
-            variant=source.variant,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-            **options,
-        )
-        if weights is not None:
-            _put_on_top(pipeline, weights)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-        if not Path(location).is_dir() and connection_failed(error):
-            raise ModelError(
-                f"model: {source.name} is not in the local cache and the hub cannot be reached; "
-                "download it where there is a network, or give a folder."
-            ) from error
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"model: {source.name} cannot be loaded: {reason}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # diffusers uses options that the hub's library calls deprecated
+            index = _index(source, location)
+            folder = Path(location) if Path(location).is_dir() else _downloaded(source)
+            parts = load_parts(folder, index, source.variant)
+            check_tokenizer(folder / "tokenizer")
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                folder, **parts, **WITHOUT, requires_safety_checker=False, use_safetensors=True
+            )
+            if weights is not None:
+                _put_on_top(pipeline, weights)
+    except ModelError:
+        raise
+    except Exception as error:  # diffusers, transformers and the hub raise what they like
+        raise _not_loaded(source, location, error) from error
     return pipeline
 
 
-def _put_on_top(pipeline: Any, weights: Path) -> None:
-    """Replace the UNet by the one in `weights`, or fuse in the adapter it holds."""
-    from diffusers import UNet2DConditionModel
+def _index(source: ModelSource, location: str) -> dict[str, Any]:
+    """Return the model_index.json of a folder or hub id, which must be that of a pipeline that `ddpo` trains."""
+    from diffusers import DiffusionPipeline
 
+    index = DiffusionPipeline.load_config(location, revision=source.revision, local_files_only=source.local_files_only)
+    if not isinstance(index, dict) or "_class_name" not in index:
+        raise ModelError(f"model: the model_index.json of {source.name} names no pipeline; download or copy it again.")
+    if index["_class_name"] != _PIPELINE:
+        raise ModelError(f"model: {source.name} is a {index['_class_name']}; ddpo trains {_PIPELINE} (SD 1.x and 2.x).")
+    return index
+
+
+def _downloaded(source: ModelSource) -> Path:
+    """Return the folder in the hub's cache, filled with what is used of the hub id."""
+    from diffusers import StableDiffusionPipeline
+
+    return Path(
+        StableDiffusionPipeline.download(
+            source.name,
+            revision=source.revision,
+            variant=source.variant,
+            local_files_only=source.local_files_only,
+            use_safetensors=True,
+            **WITHOUT,
+        )
+    )
+
+
+def _not_loaded(source: ModelSource, location: str, error: Exception) -> ModelError:
+    if not Path(location).is_dir() and connection_failed(error):
+        return ModelError(
+            f"model: {source.name} is not in the local cache and the hub cannot be reached; "
+            "download it where there is a network, or give a folder."
+        )
+    return ModelError(
+        f"model: {source.name} cannot be loaded: {one_line(error)}; give a folder or hub id of a complete pipeline, "
+        "with safetensors."
+    )
+
+
+def _put_on_top(pipeline: Any, weights: Path) -> None:
+    """Replace the UNet by the one in `weights`, or put on it the adapter that they hold."""
     if (weights / "config.json").is_file():
-        pipeline.unet = UNet2DConditionModel.from_pretrained(weights)
+        pipeline.unet = replace_network(pipeline.unet, weights)
     else:
-        pipeline.load_lora_weights(weights)
+        add_trained_adapter(pipeline, weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ddpo.errors import ModelError
+from ddpo.errors import DDPOWarning, ModelError
 from ddpo.policies.loading import ModelSource, load_pipeline
 from ddpo.policies.lora import LoRA, add_adapter, save_adapter
 from ddpo.schedule import NoiseSchedule
@@ -74,6 +75,7 @@ class StableDiffusionPolicy:
         self.sample_shape: tuple[int, ...] = (self._unet.config.in_channels, height, width)
         self._embeddings: dict[str, Tensor] = {}
         self._memory_format = torch.contiguous_format
+        self._told_of_long_prompts = False
         self._place(DTYPES[settings.precision])
 
     @classmethod
@@ -157,9 +159,25 @@ class StableDiffusionPolicy:
 
     @torch.no_grad()
     def _embed(self, prompt: str) -> Tensor:
+        self._tell_if_long(prompt)
         embeddings, _ = self._pipeline.encode_prompt(prompt, self.device, 1, do_classifier_free_guidance=False)
         embedding: Tensor = embeddings[0].float()
         return embedding
+
+    def _tell_if_long(self, prompt: str) -> None:
+        """Warn, once in the life of the policy, of a prompt that the text encoder cuts off."""
+        if self._told_of_long_prompts:
+            return
+        tokenizer = self._pipeline.tokenizer
+        number = len(tokenizer(prompt, verbose=False).input_ids)  # with those of beginning and end
+        if number > tokenizer.model_max_length:
+            self._told_of_long_prompts = True
+            warnings.warn(
+                f"The prompt '{prompt[:40]}...' has {number} tokens: the text encoder reads the first "
+                f"{tokenizer.model_max_length} of this and of any other long prompt; rewards see the whole prompt.",
+                DDPOWarning,
+                stacklevel=2,
+            )
 
     def _stack(self, prompts: Sequence[str]) -> Tensor:
         return torch.stack([self._embeddings[prompt] for prompt in prompts])

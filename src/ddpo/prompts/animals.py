@@ -65,8 +65,10 @@ def imagenet_animals(*, article: bool = True) -> PromptSource:
     """Return the 398 animals of ImageNet, "a tench" ..., metadata `{"animal": "tench"}`.
 
     They are classes 0 to 397, the prompts of the paper's (in)compressibility experiments. `article=False` gives
-    the bare names, as the paper's public code does.
+    the bare names, as the paper's public code does. Raises PromptError when it is neither true nor false.
     """
+    if not isinstance(article, bool):
+        raise PromptError(f"Prompts 'imagenet-animals': article must be true or false, not {article!r}.")
     text = resources.files("ddpo.prompts").joinpath("imagenet_animals.txt").read_text(encoding="utf-8")
     names = [line for line in text.splitlines() if not line.startswith("#")]
     return _animals("imagenet-animals", names, article)

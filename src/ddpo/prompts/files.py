@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ddpo.errors import PromptError, nearest
+from ddpo.files import expanded, is_file, is_folder
 from ddpo.prompts.source import Prompt, PromptSource
 
 
@@ -15,21 +17,21 @@ def from_file(path: str | Path) -> PromptSource:
     """Return the prompts of a `.txt` or `.jsonl` file (UTF-8).
 
     Text: a prompt a line; blank lines and lines that begin with # are skipped. JSONL: an object a line, its
-    key `prompt` the prompt, its other keys the metadata; blank lines are skipped.
+    key `prompt` the prompt, its other keys the metadata; blank lines are skipped. Lines end in LF, CRLF or CR; a byte
+    order mark at the beginning is no part of the first.
 
     Raises PromptError, with path and line number, when the file is missing, unreadable, malformed or empty.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     readers = {".txt": _text_lines, ".jsonl": _jsonl_lines}
+    if is_folder(file):
+        raise PromptError(f"Prompts '{path}': is a folder; give a .txt or .jsonl file.")
     if file.suffix.lower() not in readers:
         raise PromptError(f"Prompts '{path}': expected a .txt or .jsonl file.")
-    if not file.is_file():
-        siblings = [p.name for p in file.parent.glob("*")] if file.parent.is_dir() else []
+    if not is_file(file):
+        siblings = [p.name for p in file.parent.glob("*")] if is_folder(file.parent) else []
         raise PromptError(f"Prompts '{path}': no such file.{nearest(file.name, siblings)}")
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptError(f"Prompts '{path}' cannot be read as UTF-8 text: {error}.") from error
+    lines = _lines(str(path), file)
     return PromptSource(str(path), tuple(readers[file.suffix.lower()](str(path), lines)))
 
 
@@ -41,10 +43,32 @@ def from_list(entries: Sequence[str | Mapping[str, Any]]) -> PromptSource:
     return PromptSource("inline", tuple(_prompt(entry, f"Prompts, entry {i}") for i, entry in enumerate(entries, 1)))
 
 
+def _lines(path: str, file: Path) -> list[str]:
+    """Return the lines of a file, without what ends them."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise PromptError(f"Prompts '{path}' cannot be read: {error.strerror}.") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        place = _line_number(content, error.start)
+        raise PromptError(f"Prompts '{path}', line {place}: not UTF-8 text; save the file as UTF-8.") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _line_number(content: bytes, place: int) -> int:
+    """Return the number of the line that the byte at `place` stands in, from 1."""
+    return 1 + len(re.findall(rb"\r\n|\r|\n", content[:place]))
+
+
 def _text_lines(path: str, lines: list[str]) -> list[Prompt]:
-    del path
     texts = [line.strip() for line in lines]
-    return [Prompt(text) for text in texts if text and not text.startswith("#")]
+    return [
+        Prompt(_printable(text, f"Prompts '{path}', line {number}"))
+        for number, text in enumerate(texts, 1)
+        if text and not text.startswith("#")
+    ]
 
 
 def _jsonl_lines(path: str, lines: list[str]) -> list[Prompt]:
@@ -57,6 +81,8 @@ def _jsonl_lines(path: str, lines: list[str]) -> list[Prompt]:
             entry = json.loads(line)
         except json.JSONDecodeError as error:
             raise PromptError(f"{where}: not JSON ({error.msg} at column {error.colno}).") from error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
+            raise PromptError(f"{where}: JSON too large to be read; a line is one prompt and its metadata.") from error
         if not isinstance(entry, dict):
             raise PromptError(f'{where}: expected an object like {{"prompt": "a cat"}}.')
         prompts.append(_prompt(entry, where))
@@ -73,4 +99,17 @@ def _prompt(entry: object, where: str) -> Prompt:
         text, metadata = entry, {}
     if not isinstance(text, str) or not text.strip():
         raise PromptError(f"{where}: a prompt must be text that is not empty, not {text!r}.")
-    return Prompt(text.strip(), metadata)
+    return Prompt(_printable(text.strip(), where), metadata)
+
+
+def _printable(text: str, where: str) -> str:
+    """Return a prompt that can be tokenized, written and shown; no text encoder knows NUL or half a character."""
+    if "\0" in text:
+        raise PromptError(f"{where}: holds a NUL character; give text, in a file saved as UTF-8.")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(text[error.start]):04x}"
+            raise PromptError(f"{where}: holds half a character ({half}); write the whole one.") from error
+    return text

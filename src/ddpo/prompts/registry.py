@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.errors import PromptError, nearest
+from ddpo.files import expanded, is_file, is_folder
 from ddpo.prompts.animals import activities, hard_animals, imagenet_animals, simple_animals
 from ddpo.prompts.counting import counting
 from ddpo.prompts.files import from_file, from_list
@@ -65,7 +66,7 @@ def _load_name(name: str, options: dict[str, Any]) -> PromptSource:
     if name in _REGISTRY:
         source, _ = _REGISTRY[name]
         valid = list(inspect.signature(source).parameters)
-    elif name.lower().endswith((".txt", ".jsonl")) or Path(name).expanduser().is_file():
+    elif name.lower().endswith((".txt", ".jsonl")) or is_file(expanded(name)) or is_folder(expanded(name)):
         source, valid = from_file, []
     else:
         raise PromptError(

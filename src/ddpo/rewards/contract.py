@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Array = npt.NDArray[np.float64]
+LONGEST_TEXT = 300
+"""Characters of an exception's text that are told."""
 
 
 class Reward(Protocol):
@@ -165,7 +168,7 @@ def _score_component(
         scores = reward.function(images.detach().clone(), list(prompts), [dict(m) for m in metadata])
     except DDPOError as error:
         raise RewardError(f"Reward '{reward.name}': {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RewardError(f"Reward '{reward.name}' raised {describe(error)}") from error
     try:
         score_B = to_scores(scores, len(prompts))
@@ -189,11 +192,19 @@ def _check_finite(name: str, score_B: Array, prompts: Sequence[str], first_index
 
 
 def describe(error: BaseException) -> str:
-    """Return `Kind: text (file, line n)`, the place being where the exception was raised."""
+    """Return `Kind: text (file, line n)` on one line, the place being where the exception was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    text = str(error)
+    text = _text_of(error)
     return f"{type(error).__name__}{': ' if text else ''}{text}{place}"
+
+
+def _text_of(error: BaseException) -> str:
+    """Return what an exception of the user's code says, on one line; nothing if it fails to say it."""
+    try:
+        return " ".join(str(error).split())[:LONGEST_TEXT]
+    except Exception:
+        return ""
 
 
 def to_scores(scores: object, number: int) -> Array:
@@ -206,9 +217,12 @@ def to_scores(scores: object, number: int) -> Array:
         array = np.asarray(_to_host(scores))
         if array.dtype.kind not in "biufO":
             raise TypeError(f"dtype {array.dtype}")
+        if array.dtype.kind == "O":
+            _check_items(array)
         score_B = array.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise RewardError(f"returned {type(scores).__name__}, not numbers ({error}): {expected}.") from error
+    except Exception as error:  # NumPy, torch and the user's own types raise what they like
+        kind = type(scores).__name__
+        raise RewardError(f"returned {kind}, not numbers ({_text_of(error)}): {expected}.") from error
     if score_B.shape == (number, 1):
         score_B = score_B[:, 0]
     if score_B.shape != (number,):
@@ -216,10 +230,20 @@ def to_scores(scores: object, number: int) -> Array:
     return score_B
 
 
+def _check_items(array: npt.NDArray[np.object_]) -> None:
+    """Raise TypeError for objects out of which NumPy would read numbers though they are none, such as "3"."""
+    for item in array.flat:
+        if not isinstance(item, Real | np.bool_ | None):
+            raise TypeError(f"holding {type(item).__name__}")
+
+
 def _to_host(scores: object) -> object:
-    """Return `scores` with every tensor, on its own or in a list, as a float64 NumPy array on the CPU."""
+    """Return `scores` with every tensor, alone or in a list, as a NumPy array on the CPU; what is masked is NaN."""
     if isinstance(scores, list | tuple):
         return [_to_host(item) for item in scores]
     if hasattr(scores, "detach"):
-        return scores.detach().cpu().double().numpy()
+        tensor = scores.detach().cpu()
+        return (tensor.double() if tensor.is_floating_point() else tensor).numpy()
+    if isinstance(scores, np.ma.MaskedArray):
+        return np.ma.filled(scores.astype(np.float64), np.nan)
     return scores

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from ddpo.errors import RewardError, nearest
+from ddpo.files import expanded, is_file, is_folder
 from ddpo.rewards.contract import describe
 
 
@@ -29,8 +30,8 @@ def load_function(spec: str) -> Callable[..., Any]:
     place, _, function_name = spec.rpartition(":")
     if not place or not function_name:
         raise RewardError(f"Reward '{spec}' is not of the form path/to/file.py:function or module:function.")
-    is_file = place.endswith(".py") or "/" in place or "\\" in place
-    module = _import_file(spec, Path(place).expanduser()) if is_file else _import_module(spec, place)
+    names_file = place.endswith(".py") or "/" in place or "\\" in place
+    module = _import_file(spec, expanded(place)) if names_file else _import_module(spec, place)
     return _function(spec, place, module, function_name)
 
 
@@ -76,8 +77,8 @@ def check_signature(name: str, function: object, options: dict[str, Any]) -> Non
 
 
 def _import_file(spec: str, path: Path) -> ModuleType:
-    if not path.is_file():
-        siblings = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+    if not is_file(path):
+        siblings = [p.name for p in path.parent.glob("*.py")] if is_folder(path.parent) else []
         raise RewardError(f"Reward '{spec}': no file '{path}'.{nearest(path.name, siblings)}")
     path = path.resolve()
     name = f"ddpo_reward_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"

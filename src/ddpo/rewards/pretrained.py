@@ -5,9 +5,11 @@ Everything that can go wrong here is a RewardError that says which option to cha
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from ddpo.errors import RewardError, connection_failed
@@ -59,7 +61,7 @@ def load_tokenizer(source: str, option: str = "model") -> Any:
     from transformers import AutoTokenizer
 
     with loading(source, option):
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
 def find_file(source: str, name: str, option: str) -> Path:
@@ -95,8 +97,16 @@ def read_tensors(path: Path, option: str) -> dict[str, Tensor]:
             return tensors
         # Safe although the format is a pickle: weights_only interprets it with torch's own reader, which builds
         # tensors and plain containers and refuses every other name, so a hostile file raises instead of running.
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        content = content.get("state_dict", content)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickle protocols that a hostile file may have
+                content = torch.load(path, map_location="cpu", weights_only=True)
+        except UnpicklingError as error:  # whose own text tells people to switch the protection off
+            raise RewardError(
+                f"{option}: {path} is damaged or holds more than tensors, and was not read, since a pickle may run any "
+                f"program; give the file as its authors publish it, or a safetensors file."
+            ) from error
+        content = content.get("state_dict", content) if isinstance(content, dict) else {}
         return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
 
 

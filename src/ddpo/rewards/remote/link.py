@@ -110,6 +110,8 @@ class Link:
         payload = _json(answer)
         if answer.status != 200 and not (isinstance(payload, dict) and "scores" in payload):
             raise FailedError(f"status {answer.status}: {_sentence(answer)}")
+        if not isinstance(payload, dict):
+            raise FailedError("an answer that cannot be used: it is no JSON object")
         self._check_protocol(payload)
         try:
             response = ScoreResponse.model_validate(payload)
