@@ -160,7 +160,7 @@ def test_each_distinct_prompt_is_encoded_once(tiny_pipeline, monkeypatch):
     monkeypatch.setattr(
         policy.pipeline,
         "encode_prompt",
-        lambda prompts, *a, **k: calls.extend(prompts) or encode_prompt(prompts, *a, **k),
+        lambda prompt, *a, **k: calls.append(prompt) or encode_prompt(prompt, *a, **k),
     )
     conditioning = policy.encode(PROMPTS)
     policy.encode(["a dog"])
