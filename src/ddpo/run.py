@@ -256,6 +256,8 @@ class _Run:
         recorded = self.trainer.finished - (self.unrecorded is not None)
         self.metrics = self.folder.keep_metrics(recorded) if self.writes else self.folder.read_metrics()[:recorded]
         self.tracker_run = state["tracker_run"]
+        if self.writes:
+            self.folder.remove_leftovers()
         for left in Checkpoints(self.folder.checkpoints).half_written():
             self.display.message(f"Ignored: {left.name[1:]}, a checkpoint that was not written to its end.")
         self.display.message(f"Going on from {checkpoint.name}.")

@@ -198,6 +198,13 @@ class RunFolder:
             file.flush()
             yield
 
+    def remove_leftovers(self) -> None:
+        """Remove what a run that was killed had begun to write."""
+        for path in self.path.rglob(".*.tmp"):
+            path.unlink()
+        for folder in (self.scratch, self.model.with_name(f".{self.model.name}.partial")):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def clear(self) -> None:
         """Remove everything but the lock."""
         for path in self.path.iterdir():

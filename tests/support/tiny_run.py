@@ -27,6 +27,7 @@ SETTINGS: dict[str, Any] = {
     "sampler": {"steps": 4},
     "learning_rate": 1e-3,
     "algorithm": {"name": "ddpo-is", "clip_nats": 1.64},
+    "advantage": {"buffer_size": 8, "min_count": 2},  # the rewards of earlier iterations count
     "evaluation": {"number": 2, "every": 2},
     "checkpoint_every": 1,
     "threads": 1,

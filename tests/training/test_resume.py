@@ -24,7 +24,12 @@ ALGORITHMS = {
         "updates_per_iteration": 4,
     },
 }
-SETTINGS = {"iterations": 3, "checkpoint_every": 1, "evaluation": {"number": 2, "every": 2}}
+SETTINGS = {
+    "advantage": {"buffer_size": 8, "min_count": 2},
+    "iterations": 3,
+    "checkpoint_every": 1,
+    "evaluation": {"number": 2, "every": 2},
+}
 
 
 @pytest.fixture(scope="module")
