@@ -89,10 +89,9 @@ def add_trained_adapter(pipeline: Any, folder: Path) -> None:
         pipeline.load_lora_weights(folder, weight_name=found[0].name, use_safetensors=True)
     except Exception as error:
         raise _of_another_model(folder, one_line(error)) from error
-    layers = _adapted_layers(pipeline.unet)
-    misfits = [name for name, fits in layers.items() if not fits]
-    if misfits or not layers or len(layers) != number:
-        raise _of_another_model(folder, _named(misfits) if misfits else f"{len(layers)} of its {number} layers fit")
+    fitting = _adapted_layers(pipeline.unet)
+    if fitting == 0 or fitting != number:
+        raise _of_another_model(folder, f"{fitting} of its {number} layers fit")
 
 
 def check_safetensors(folder: Path, found: bool) -> None:
@@ -159,18 +158,11 @@ def _shapes(network: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
-def _adapted_layers(network: Any) -> dict[str, bool]:
-    """Return each layer that carries an adapter, and whether the adapter's matrices fit the layer's weight."""
+def _adapted_layers(network: Any) -> int:
+    """Return how many layers carry an adapter; peft itself refuses one of another shape."""
     from peft.tuners.lora import LoraLayer
 
-    layers = {name: module for name, module in network.named_modules() if isinstance(module, LoraLayer)}
-    return {name: all(_fits(layer, key) for key in layer.lora_A) for name, layer in layers.items() if layer.lora_A}
-
-
-def _fits(layer: Any, adapter: str) -> bool:
-    """Return whether B A has the rows and columns of the layer's weight `(O, I, ...)`."""
-    weight, down, up = layer.get_base_layer().weight, layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-    return bool(down.shape[1] == weight.shape[1] and up.shape[0] == weight.shape[0] and up.shape[1] == down.shape[0])
+    return sum(isinstance(module, LoraLayer) and bool(module.lora_A) for module in network.modules())
 
 
 def _of_another_model(folder: Path, difference: str) -> ModelError:

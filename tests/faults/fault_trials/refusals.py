@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,9 @@ def run_here(arguments: Sequence[str], folder: Path) -> Ending:
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except Exception:  # as Python ends
+            code = 1
+            stderr.write(traceback.format_exc())
     return Ending(code, stderr.getvalue())
 
 
