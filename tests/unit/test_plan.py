@@ -138,11 +138,11 @@ class TestArithmetic:
         assert memory.total == memory.samples + 400 + 800 + 1 + 2
         assert plan_of(4, guidance_scale=2.0).memory.samples == 8 * 4 * (10 * 30 + 4 + 2 * 77)
 
-    def test_regression_keeps_clean_samples_and_one_part_of_trajectories(self):
+    def test_regression_keeps_clean_samples_and_the_trajectories_being_drawn_and_scored(self):
         changes = {"samples_per_iteration": 1000, "algorithm": {"name": "rwr"}}
         memory = plan_of(4, **changes).memory
         assert memory.clean_samples == 1000 * 4 * 30
-        assert memory.samples == 256 * 4 * (10 * 30 + 4 + 77)
+        assert memory.samples == 2 * 3 * 4 * (10 * 30 + 4 + 77)  # of a batch of 3 each
         changes["algorithm"]["memory_gb"] = 1e-5
         assert plan_of(4, **changes).memory.clean_samples == 10_000  # the rest is on disk
 
