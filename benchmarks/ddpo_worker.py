@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import measure
 from ddpo.config import TrainConfig, parse_config
@@ -49,7 +50,7 @@ def build(config: TrainConfig) -> Trainer:
 def timed_iterations(trainer: Trainer, device: str) -> list[tuple[dict[str, float], float]]:
     """Return each iteration's seconds by phase, from the trainer's own metrics, and its mean reward."""
     results, start = [], time.perf_counter()
-    for metrics in trainer.train(lambda phase, done, total: measure.synchronize(device)):
+    for metrics in trainer.train(lambda phase, done, total: measure.synchronize(device), Path("scratch")):
         measure.synchronize(device)
         now = time.perf_counter()
         phases = {phase: metrics[f"time/{phase}"] for phase in PHASES}

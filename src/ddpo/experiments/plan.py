@@ -108,8 +108,18 @@ def _training(run: Run, work: Path, environment: Mapping[str, str], origin: Mapp
     folder = work / run.name
     return Step(
         name=run.name,
-        command=(*_ddpo("train"), run.recipe, *run.overrides, "--output", str(folder), "--quiet"),
+        command=(
+            *_ddpo("train"),
+            run.recipe,
+            *run.overrides,
+            "keep_last=1",
+            "--output",
+            str(folder),
+            "--resume",
+            "--quiet",
+        ),
         product=folder,
+        resumes=True,
         work=work,
         cost=float(run.queries),
         environment=environment,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.files import write_atomically
+from ddpo.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,13 @@ class Step:
     command: tuple[str, ...]
     """Program and arguments."""
     product: Path
-    """The folder or JSON file that the command makes; removed before it is made again."""
+    """The folder or JSON file that the command makes; removed before it is made again, unless the command `resumes`."""
     work: Path
     """The work folder, which holds the step's log and lock."""
     cost: float = 1.0
     """Expected work, in any unit that all steps of a command share: for the time that is left."""
+    resumes: bool = False
+    """Whether the command trains and goes on from the checkpoints it left when it was interrupted."""
     after: str | None = None
     """The name of the step that must be finished before."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -64,8 +67,10 @@ class Step:
         return record
 
     def clear(self) -> None:
-        """Remove what an interrupted command left, and make the folder that the product goes into."""
-        if self.product.is_dir():
+        """Remove what an interrupted command left and does not use, and make the folder that the product goes into."""
+        if self.resumes:
+            pass
+        elif self.product.is_dir():
             shutil.rmtree(self.product)
         else:
             self.product.unlink(missing_ok=True)
@@ -73,7 +78,9 @@ class Step:
         self.product.parent.mkdir(parents=True, exist_ok=True)
 
     def finish(self, seconds: float) -> None:
-        """Write the marker."""
+        """Write the marker; checkpoints of a finished run are of no use."""
+        if self.resumes:
+            shutil.rmtree(RunFolder(self.product).checkpoints, ignore_errors=True)
         record = {
             "step": self.name,
             "command": shlex.join(word for word in self.command if word not in (sys.executable, "-m")),
