@@ -14,8 +14,9 @@ from ddpo.checkpoints import Checkpoint, Checkpoints, checkpoint_name
 from ddpo.config import TrainConfig
 from ddpo.errors import CheckpointError, DDPOError
 from ddpo.experience import Metrics
+from ddpo.parameters import save_parameters
 from ddpo.trainer import Trainer
-from ddpo.training_state import restore, save_samples, save_tensors, state_of
+from ddpo.training_state import restore, save_samples, state_of
 
 T = TypeVar("T")
 FORMAT = 1
@@ -63,7 +64,7 @@ class Checkpointer:
 
     def _complete(self, partial: Path, state: Mapping[str, Any], is_best: bool) -> None:
         """Write what all processes share and make the checkpoint of it."""
-        save_tensors(self._trainer, partial)
+        save_parameters(self._trainer.updater.parameters, self._trainer.updater.optimizer, partial)
         checkpoint = self._checkpoints.finish(partial, state)
         if is_best:
             self._checkpoints.mark_best(checkpoint)

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import torch
 
+from ddpo.checkpoints import STATE, Checkpoint
 from ddpo.config import TrainConfig, load_config, parse_config
 from ddpo.distributed import Runtime
 from ddpo.errors import RunFolderError
+from ddpo.files import expanded
+from ddpo.parameters import FILE, load_parameters
 from ddpo.policies.loading import EMBEDDED
 from ddpo.policies.stable_diffusion import StableDiffusionPolicy, StableDiffusionSettings
 from ddpo.policy import Policy
@@ -27,11 +30,16 @@ LONGEST_NAME = 100
 def load_policy(config: TrainConfig, device: torch.device, weights: Path | None = None) -> StableDiffusionPolicy:
     """Return the policy of a configuration; `weights` is the `model/` folder of a run, put on top of the model.
 
-    With `weights` the policy is for sampling: nothing new is added to be trained.
+    With `weights` the policy is for sampling: nothing new is added to be trained. They may be a checkpoint too.
 
     Raises:
         ModelError: the model cannot be loaded or trained.
+        CheckpointError: the checkpoint is of another model.
     """
+    if weights is not None and (weights / FILE).is_file():
+        policy = load_policy(config, device)
+        load_parameters(policy.parameters(), weights)
+        return policy
     assert config.precision != "auto", "the run resolves it"
     settings = StableDiffusionSettings(
         sampler=config.sampler.name,
@@ -57,20 +65,25 @@ def draw(policy: Policy, prompts: Sequence[str], seeds: Sequence[int], *, batch_
 def sampling_config(
     source: str, *, steps: int | None = None, guidance_scale: float | None = None, device: str | None = None
 ) -> tuple[TrainConfig, Path | None]:
-    """Return the configuration that samples a run (with its trained weights) or a model (None).
+    """Return the configuration that samples a run or one of its checkpoints (with the weights) or a model (None).
 
     A model is sampled as the default recipe does if it is the embedded one, else with the paper's settings.
 
     Raises:
-        ConfigError, ModelError, RunFolderError: the source is neither, or the run has no trained model yet.
+        ConfigError, ModelError, RunFolderError: the source is none of these, or the run has no trained model yet.
+        CheckpointError: the checkpoint is damaged.
     """
-    folder = RunFolder(Path(source).expanduser())
+    path = expanded(source)
+    checkpoint = Checkpoint(path) if (path / STATE).is_file() else None
+    folder = RunFolder(path if checkpoint is None else path.resolve().parents[1])
     weights = None
     if folder.config.is_file():
         tree = load_config(folder.config).model_dump(mode="json")
-        if not folder.model.is_dir():
+        weights = folder.model if checkpoint is None else path
+        if not weights.is_dir():
             raise RunFolderError(f"{folder.path} has no {folder.model.name}/ yet: its run is not finished.")
-        weights = folder.model
+        if checkpoint is not None:
+            checkpoint.verify()
     else:
         tree = (load_config() if source == EMBEDDED else TrainConfig()).model_dump(mode="json")
         tree["model"] = {"name": source}

@@ -10,46 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
 from ddpo.advantages import RunningStatistics
 from ddpo.errors import CheckpointError
+from ddpo.parameters import load_training
 from ddpo.trainer import Trainer
-
-TENSORS = "training.safetensors"
-"""Trainable parameters and the optimizer's moments."""
-_PARAMETER = "parameter"
-
-
-def save_tensors(trainer: Trainer, folder: Path) -> None:
-    """Write the parameters and moments, the same in all processes, into `folder`."""
-    tensors: dict[str, Tensor] = {}
-    for index, parameter in enumerate(trainer.updater.parameters):
-        moments = trainer.updater.optimizer.state.get(parameter, {})
-        for name, value in {_PARAMETER: parameter, **moments}.items():
-            tensors[f"{index:05d}.{name}"] = value.detach().cpu().contiguous()
-    save_file(tensors, folder / TENSORS)
-
-
-def load_parameters(parameters: list[torch.nn.Parameter], folder: Path) -> dict[str, Tensor]:
-    """Give `parameters` the values of a checkpoint and return all its tensors.
-
-    Raises:
-        CheckpointError: it holds other parameters than these.
-    """
-    tensors: dict[str, Tensor] = load_file(folder / TENSORS)
-    stored = [value for name, value in sorted(tensors.items()) if name.endswith(f".{_PARAMETER}")]
-    if [value.shape for value in stored] != [parameter.shape for parameter in parameters]:
-        raise CheckpointError(
-            f"{folder} holds {len(stored)} parameters that are not the {len(parameters)} of this model and its "
-            "adapters; go on with the model and lora settings it was written with."
-        )
-    with torch.no_grad():
-        for parameter, value in zip(parameters, stored, strict=True):
-            parameter.copy_(value)
-    return tensors
 
 
 def save_samples(trainer: Trainer, folder: Path) -> dict[str, Any] | None:
@@ -78,14 +42,7 @@ def restore(trainer: Trainer, folder: Path, state: Mapping[str, Any], scratch: P
             processes.
     """
     updater, credit, runtime = trainer.updater, trainer.collector.credit, trainer.runtime
-    tensors = load_parameters(updater.parameters, folder)
-    for index, parameter in enumerate(updater.parameters):
-        prefix = f"{index:05d}."
-        moments = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        del moments[_PARAMETER]
-        for name, value in moments.items():
-            like = torch.empty_like(parameter) if value.shape == parameter.shape and name != "step" else value
-            updater.optimizer.state[parameter][name] = like.copy_(value)
+    load_training(updater.parameters, updater.optimizer, folder)
     history = {prompt: tuple(rewards) for prompt, rewards in state["reward_statistics"].items()}
     settings = credit.statistics
     credit.statistics = RunningStatistics(settings.buffer_size, settings.min_count, history)

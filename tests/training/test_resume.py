@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_run import Signalling, by_content, difference
 
 from ddpo.checkpoints import Checkpoints
@@ -15,6 +16,7 @@ from ddpo.config import load_config
 from ddpo.errors import CheckpointError, ConfigError, RewardError, RunFolderError
 from ddpo.rewards import load_reward
 from ddpo.run import resume, train, train_or_resume
+from ddpo.sampling import draw_pictures, sampling_config
 
 ALGORITHMS = {
     "ddpo-is": {"algorithm": {"name": "ddpo-is", "clip_nats": 1.64}, "updates_per_iteration": 2},
@@ -183,6 +185,17 @@ def test_the_newest_checkpoints_and_the_best_are_kept(tiny_config):
     assert [checkpoint.name for checkpoint in checkpoints.all()] == ["iteration-000002", "iteration-000004"]
     assert checkpoints.get("best").name == "iteration-000002"
     assert checkpoints.get().name == "iteration-000004"
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_a_checkpoint_is_sampled_like_the_run(tiny_config, tmp_path, rank):
+    folder = train(tiny_config(lora={"rank": rank}, learning_rate=1e-2)).folder
+    drawn = []
+    for number, source in enumerate([folder.path, Checkpoints(folder.checkpoints).get().folder]):
+        config, weights = sampling_config(str(source))
+        (file,) = draw_pictures(config, weights, ["a cat"], number=1, seed=0, output=tmp_path / f"{number}.png")
+        drawn.append(np.asarray(Image.open(file)).astype(int))
+    assert np.abs(drawn[0] - drawn[1]).max() <= 1  # an adapter is fused in the one and beside the layers in the other
 
 
 def test_a_second_signal_ends_the_program_at_once():

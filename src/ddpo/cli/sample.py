@@ -9,7 +9,12 @@ import typer
 
 
 def sample(
-    source: Annotated[str, typer.Argument(metavar="MODEL|RUN", help="`embedded`, a folder, a hub id or a run.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|RUN|CHECKPOINT", help="`embedded`, a folder, a hub id, a run, or one of its checkpoints."
+        ),
+    ],
     prompt: Annotated[list[str], typer.Option(help="What to draw; may be given several times.")],
     number: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture; the next have the next seeds.")] = 0,
