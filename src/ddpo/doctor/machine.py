@@ -56,10 +56,11 @@ def _without_cuda(config: TrainConfig, cpu: str) -> Outcome:
         built = torch.version.cuda
         why = "this torch is built without CUDA" if built is None else f"torch (CUDA {built}) cannot use it"
         return warning(f"{seen}. There is an NVIDIA driver, but {why}.", "Install the torch that fits the driver.")
-    if config.precision == "bf16" and config.device == "cpu":
-        fast = torch.cpu.get_capabilities().get("amx_bf16", False)
-        if not fast:
-            return warning(f"{seen}: without matrix units for it bf16 is slow.", "Set precision=auto.")
+    fast = config.precision == "fp32" or (
+        config.precision == "bf16" and torch.cpu.get_capabilities().get("amx_bf16", False)
+    )
+    if config.device == "cpu" and not fast:
+        return warning(f"{seen}: without matrix units for it {config.precision} is slow.", "Set precision=auto.")
     return ok(seen)
 
 

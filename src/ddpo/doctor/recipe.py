@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ddpo.distributed import Runtime
     from ddpo.plan import Outlook
 
-QUICK = 60.0
+QUICK = 120.0
 """Seconds that a check may take; loading libraries takes most of it on a slow disk."""
 PATIENT = 300.0
 """Seconds for what may load a large network: scoring a picture, and the rehearsal."""
@@ -48,6 +48,8 @@ class _Examination:
         self._runtime: Runtime | None = None
         self._outlook: Outlook | None = None
         self._fits = True
+        self._silent: set[str] = set()
+        """Addresses of servers that do not answer."""
         self._wanted: list[str] = []
         """What the hub would have to give."""
 
@@ -63,11 +65,11 @@ class _Examination:
         yield perform("model", self._look_at_model, limit=QUICK)
         yield self._memory()
         yield perform("disk", self._look_at_disk, limit=QUICK)
-        for spec in servers(self._config).values():
-            yield perform("reward server", partial(look_at_server, spec), limit=QUICK)
-        yield perform("reward", self._score_trained, limit=PATIENT)
+        for url, spec in servers([self._config.reward, *self._config.evaluation.rewards]).items():
+            yield self._server(url, spec)
+        yield perform("reward", partial(self._score, self._config.reward, trained=True), limit=PATIENT)
         for measured in self._config.evaluation.rewards:
-            yield perform("measured reward", partial(self._score_measured, measured), limit=PATIENT)
+            yield perform("measured reward", partial(self._score, measured, trained=False), limit=PATIENT)
         yield perform("hub", partial(look_at_hub, self._wanted, offline=self._offline), limit=3 * SECONDS)
         yield perform("dry run", self._rehearse, limit=PATIENT)
 
@@ -126,31 +128,30 @@ class _Examination:
 
         return _NEEDS_MODEL if self._outlook is None else look_at_disk(self._known, self._outlook)
 
-    def _score_trained(self) -> Outcome:
-        return self._score(self._known.reward)
+    def _server(self, url: str, spec: dict[str, Any]) -> Check:
+        check = perform("reward server", partial(look_at_server, spec), limit=QUICK)
+        if check.outcome.status == "failed":
+            self._silent.add(url)
+        return check
 
-    def _score_measured(self, spec: str | dict[str, Any]) -> Outcome:
-        """Score with a reward that is only measured: training goes on without it when it fails."""
-        outcome = self._score(spec)
-        if outcome.status != "failed":
-            return outcome
-        return warning(outcome.text, outcome.advice or "Training goes on without it; evaluation.rewards names it.")
-
-    def _score(self, spec: str | dict[str, Any]) -> Outcome:
-        """Load a reward and score one picture, asking the hub for nothing."""
+    def _score(self, spec: str | dict[str, Any], *, trained: bool) -> Outcome:
+        """Load a reward and score one picture, asking the hub for nothing; without a measured one training goes on."""
         if self._prompts is None:
             return skipped("needs the prompts")
-        prompt = self._prompts.prompts[0]
+        if self._silent & servers([spec]).keys():
+            return skipped("needs its server, which does not answer")
+        prompt, reward = self._prompts.prompts[0], load_reward(spec)
         try:
-            reward = load_reward(spec)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 scores = score_components(reward, self._picture(), [prompt.text], [prompt.metadata])
         except RewardError as error:
-            if not not_in_cache(error):
+            if not_in_cache(error):
+                self._wanted.append(f"what the reward '{_name(spec)}' needs")
+                return skipped(f"{_name(spec)}: its weights are not on this machine yet; see 'hub'")
+            if trained:
                 raise
-            self._wanted.append(f"what the reward '{_name(spec)}' needs")
-            return skipped(f"{_name(spec)}: its weights are not on this machine yet; see 'hub'")
+            return warning(str(error), "Training goes on without it; take it out of evaluation.rewards.")
         values = {reward.components[key].label: score_B[0] for key, score_B in scores.items()}
         told = ", ".join(f"{label} {value:.4g}" for label, value in values.items())
         return ok(f"{_name(spec)}: a test picture for '{prompt.text}' scores {told}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
-from ddpo.config import TrainConfig
 from ddpo.doctor.checks import Outcome, ok
 from ddpo.rewards import load_reward
 from ddpo.rewards.registry import REMOTE
@@ -16,9 +15,9 @@ _OPTIONS = ("token", "timeout")
 """Options of a remote reward that matter for a first word with its server."""
 
 
-def servers(config: TrainConfig) -> dict[str, dict[str, Any]]:
-    """Return, by address, what loads the reward of every server that a configuration names."""
-    return dict(chain.from_iterable(map(_servers_of, (config.reward, *config.evaluation.rewards))))
+def servers(rewards: Iterable[Any]) -> dict[str, dict[str, Any]]:
+    """Return, by address, what loads the reward of every server that the rewards of a configuration name."""
+    return dict(chain.from_iterable(map(_servers_of, rewards)))
 
 
 def look_at_server(spec: dict[str, Any]) -> Outcome:

@@ -35,6 +35,7 @@ def findings(run: RunRecord) -> list[Finding]:
         training.ratio,
         training.gradient,
         training.reach,
+        training.large_steps,
         training.jump,
         training.drift,
         training.effective_samples,
@@ -80,7 +81,12 @@ def _verdict(run: RunRecord, subject: str, numbers: str, key: str) -> Finding:
         advice = "Lower learning_rate, and see with `ddpo reward score` that higher is better."
         return sign("The reward fell", f"{told}.", key, advice=advice, grave=True)
     text = f"{told}, and the 95 % interval of the difference includes 0: no clear improvement."
-    return sign("Flat reward", text, key, advice="Train on, draw more samples, or change what the other signs name.")
+    return sign(
+        "Flat reward",
+        text,
+        key,
+        advice="Change what the other signs name; without any, train on or draw more samples_per_iteration.",
+    )
 
 
 def _other_rewards(run: RunRecord) -> list[Finding]:

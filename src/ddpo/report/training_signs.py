@@ -39,9 +39,12 @@ GRADIENT_GROWTH = 10.0
 another size."""
 FAR_ABOVE_LIMIT = 10.0
 """Times `max_gradient_norm` that every iteration's gradient must exceed to be a sign: all are cut to below a tenth."""
-REACH = 1.0
-"""Nats of a trajectory that a policy must be able to have moved: choosing the best of six of the base model's samples
-moves as far (log n - (n - 1) / n)."""
+LEAST_GAIN = 0.5
+"""Standard deviations of the rewards that a run must be able to gain: d nats raise a normal reward by sqrt(2 d) of
+them at most (the Gaussian tilted by exp(beta r) attains it)."""
+LARGE_STEP = 10.0
+"""Nats of a denoising step within an iteration from which it is a sign: importance ratios of e^4.5 are typical then
+(their logarithm's standard deviation is sqrt(2 d)), and the samples say little about the policy they are to improve."""
 STEP_JUMP = 10.0
 """Times the median divergence of a step that a single iteration must exceed to be a sign."""
 DRIFT = 2.0
@@ -68,11 +71,10 @@ def length(run: RunRecord) -> list[Finding]:
 def spread(run: RunRecord) -> list[Finding]:
     """Look whether the samples are scored differently at all."""
     subject, key = "Spread of the rewards", "reward/std"
-    spreads, means = run.series(key)[1], run.series("reward/mean")[1]
-    if not spreads:
+    if not (spreads := run.series(key)[1]):
         return [unknown(subject, "reward/std was not logged")]
     first, recent = spreads[0], late(spreads)
-    if recent <= NO_SPREAD * max(1.0, abs(late(means)) if means else 1.0):
+    if _constant(run):
         text = (
             f"All samples score the same: the standard deviation of an iteration's rewards is {number(recent, 3)} of "
             "late. Every advantage is 0, and there is nothing to learn from."
@@ -88,6 +90,12 @@ def spread(run: RunRecord) -> list[Finding]:
         return [sign("The rewards hardly differ", text, key, advice="Stop here, or take a reward that goes further.")]
     text = f"standard deviation {number(recent, 3)} of late, {number(first, 3)} at first"
     return [clear(subject, text, key), *_within_prompts(run)]
+
+
+def _constant(run: RunRecord) -> bool:
+    """Return whether the rewards do not differ; much else then follows and is no sign of its own."""
+    spreads, means = run.series("reward/std")[1], run.series("reward/mean")[1]
+    return bool(spreads) and late(spreads) <= NO_SPREAD * max(1.0, abs(late(means)) if means else 1.0)
 
 
 def _within_prompts(run: RunRecord) -> list[Finding]:
@@ -140,7 +148,7 @@ def clip(run: RunRecord) -> list[Finding]:
         advice = "Lower learning_rate or updates_per_iteration, or widen the clip."
         return [sign("Updates hit the clip", text, key, advice=advice)]
     idle = max(clipped) == 0 and possible < 1 and len(clipped) >= ENOUGH_ITERATIONS
-    if idle and outcome(run) not in ("rose", None):
+    if idle and not _constant(run) and outcome(run) not in ("rose", None):
         text = (
             f"No (sample, step) pair of {len(clipped)} iterations lay outside the clip range although an iteration "
             f"makes {made:.0f} updates, and the reward did not rise: updates are far smaller than the clip allows."
@@ -202,26 +210,46 @@ def gradient(run: RunRecord) -> list[Finding]:
 
 
 def reach(run: RunRecord) -> list[Finding]:
-    """Look whether the policy moved far enough that the reward could have risen."""
-    subject = "How far the policy moved"
-    state, steps = outcome(run), run.series("kl/step")[1]
-    measured = [value for evaluation in run.evaluations if (value := evaluation.kl_to_base) is not None]
-    if len(run.metrics) < ENOUGH_ITERATIONS or state in ("rose", None):
+    """Look whether the policy can move far enough, till the planned end, for the reward to rise.
+
+    At best every iteration moves it in the same direction, so that divergences grow with the square of iterations.
+    """
+    subject, steps = "How far the policy moves", run.series("kl/step")[1]
+    if len(run.metrics) < ENOUGH_ITERATIONS or _constant(run):
         return []
+    measured = [value for evaluation in run.evaluations if (value := evaluation.kl_to_base) is not None]
     if measured:
-        nats, key, how = measured[-1], "evaluation/kl_to_base", "a trajectory diverges from the base model by"
+        nats, key = measured[-1], "evaluation/kl_to_base"
     elif steps and max(steps) > 0 and (grid := finite(section(run, "sampler").get("steps"))):
         nats, key = grid * fmean(steps) * len(steps) ** 2, "kl/step"
-        how = "even if every iteration moved it in the same direction, a trajectory would have moved by"
     else:
         return [unknown(subject, "neither evaluation/kl_to_base nor kl/step tells")]
-    if nats >= REACH:
-        return [clear(subject, f"{number(nats, 3)} nats", key)]
+    planned = max(run.planned or 0, run.done)
+    nats *= (planned / run.done) ** 2
+    gain = math.sqrt(2 * nats)
+    if gain >= LEAST_GAIN:
+        return [clear(subject, f"{number(nats, 3)} nats a trajectory in {planned:,} iterations", key)]
     text = (
-        f"After {len(run.metrics)} iterations {how} {number(nats, 2)} nats, which is too little for the reward to "
-        "change: choosing the best of six of the base model's samples takes 1 nat."
+        f"In {planned:,} iterations a trajectory moves by {number(nats, 2)} nats at most. So far away no reward can "
+        f"have risen by more than about {number(gain, 2)} of its standard deviation."
     )
     return [sign("The learning rate is too small", text, key, advice="Raise learning_rate three- to tenfold.")]
+
+
+def large_steps(run: RunRecord) -> list[Finding]:
+    """Look whether an iteration moves the policy out of sight of its own samples."""
+    subject, key = "Size of the steps", "kl/step"
+    if not (steps := run.series(key)[1]):
+        return []
+    recent = late(steps)
+    if recent <= LARGE_STEP:
+        return [clear(subject, f"{number(recent, 2)} nats a denoising step of late", key)]
+    text = (
+        f"Within an iteration a denoising step moves by {number(recent, 2)} nats of late: the samples that later updates "
+        "train on say little about the policy that has become of the one that drew them."
+    )
+    advice = "Lower learning_rate three- to tenfold, or updates_per_iteration."
+    return [sign("The learning rate is too large", text, key, advice=advice, grave=outcome(run) != "rose")]
 
 
 def jump(run: RunRecord) -> list[Finding]:
