@@ -245,8 +245,8 @@ def large_steps(run: RunRecord) -> list[Finding]:
     if recent <= LARGE_STEP:
         return [clear(subject, f"{number(recent, 2)} nats a denoising step of late", key)]
     text = (
-        f"Within an iteration a denoising step moves by {number(recent, 2)} nats of late: the samples that later updates "
-        "train on say little about the policy that has become of the one that drew them."
+        f"Within an iteration a denoising step moves by {number(recent, 2)} nats of late: the samples that later "
+        "updates train on say little about the policy that has become of the one that drew them."
     )
     advice = "Lower learning_rate three- to tenfold, or updates_per_iteration."
     return [sign("The learning rate is too large", text, key, advice=advice, grave=outcome(run) != "rose")]
