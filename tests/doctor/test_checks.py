@@ -118,7 +118,9 @@ def test_disk(default_run, tmp_path):
     assert machine.compare_disk(100, 100, tmp_path).status == "ok"
     assert machine.compare_disk(101, 100, tmp_path).status == "failed"
     # weights twice; 5 evaluations and 2 more sheets, each bare and with captions, of 45 pictures of 64 x 64 x 3; report
-    expected = 2 * outlook.plan.result_bytes + 7 * 2 * 45 * 64 * 64 * 3 + 16_000_000
+    # checkpoints: the 2 newest and the one being written, of weights and two moments, and an iteration's samples
+    weights, samples = outlook.plan.result_bytes, outlook.plan.memory.samples
+    expected = 2 * weights + 3 * 3 * weights + samples + 7 * 2 * 45 * 64 * 64 * 3 + 16_000_000
     assert machine.bytes_written(config, outlook) == expected
     regression = load_config("emoji-judge", ["algorithm=rwr", "algorithm.memory_gb=0"])
     # the same sheets, and a file of 512 samples of 8 x 8 x 8 float32

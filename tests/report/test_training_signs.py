@@ -55,7 +55,7 @@ def of_prompts(within, advantage="running", algorithm="ddpo-is"):
     between -= between.mean()
     # the two parts are orthogonal: scaled to 1 - within and within, their squares add up to 1
     reward_B = between * np.sqrt((1 - within) / (between @ between)) + inside * np.sqrt(within / (inside @ inside))
-    statistics = reward_statistics(reward_B, 4)
+    statistics = reward_statistics(reward_B, np.repeat(np.arange(8), 4))
     config = {
         "samples_per_iteration": 32, "samples_per_prompt": 4,
         "advantage": {"name": advantage}, "algorithm": {"name": algorithm},
@@ -182,6 +182,12 @@ def test_without_fixed_samples_the_iterations_are_compared(change, subject):
     if subject == "The reward fell":
         assert found[subject].severity == "problem"
         assert found[subject].keys == ("reward/mean",)
+
+
+@pytest.mark.parametrize(("skipped", "seen"), [(9, False), (10, True)])
+def test_a_reward_that_fails(skipped, seen):
+    run = record(config={"samples_per_iteration": 100}, reward__skipped=[skipped] * 3)
+    assert ("The reward fails" in signs(run)) is seen
 
 
 def test_few_iterations_say_nothing():

@@ -147,8 +147,9 @@ def compare_disk(needed: int | None, free: int, folder: Path) -> Outcome:
 def bytes_written(config: TrainConfig, outlook: Outlook) -> int | None:
     """Return the bytes that a run folder takes at most, its pictures uncompressed; None: the model is not known.
 
-    The trained weights are there twice while they are saved again, as are the first and last fixed samples; a
-    regression keeps what its memory does not hold in a file.
+    The trained weights are there twice while they are saved again, as are the first and last fixed samples. A
+    checkpoint holds them with AdamW's two moments, one that is made when the run is stopped also the iteration's
+    samples, and one is written before the oldest is removed. A regression keeps what its memory does not hold in a file.
     """
     plan, architecture = outlook.plan, outlook.architecture
     if plan.result_bytes is None or architecture is None:
@@ -160,7 +161,16 @@ def bytes_written(config: TrainConfig, outlook: Outlook) -> int | None:
         channels, rows, columns = architecture.latent_shape
         clean = 4 * config.samples_per_iteration * channels * rows * columns
         scratch = max(0, clean - int(config.algorithm.memory_gb * 1e9))
-    return 2 * plan.result_bytes + sheets * config.evaluation.number * 3 * height * width + scratch + _REPORT_BYTES
+    checkpoints = (config.keep_last + config.keep_best + 1) * 3 * plan.result_bytes
+    if plan.memory is not None:
+        checkpoints += plan.memory.samples
+    return (
+        2 * plan.result_bytes
+        + checkpoints
+        + sheets * config.evaluation.number * 3 * height * width
+        + scratch
+        + _REPORT_BYTES
+    )
 
 
 def _existing(path: Path) -> Path:

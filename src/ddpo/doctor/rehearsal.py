@@ -94,6 +94,7 @@ def in_small(config: TrainConfig) -> TrainConfig:
             "updates_per_iteration": 1,
             "inner_epochs": 1,
             "timestep_fraction": 1.0,
+            "on_nonfinite": "stop",
             "advantage": config.advantage.model_copy(update={"name": "batch"}),
         }
     )

@@ -40,6 +40,7 @@ def findings(run: RunRecord) -> list[Finding]:
         training.drift,
         training.effective_samples,
         training.skipped,
+        training.failed_rewards,
     )
     return ordered([finding for look in looks for finding in look(run)])
 

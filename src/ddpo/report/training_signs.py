@@ -57,6 +57,8 @@ FEW_EFFECTIVE = 0.02
 """Share of the samples under which the effective ones are a sign."""
 SKIPPED_UPDATES = 0.1
 """Share of updates left out from which it is a sign."""
+FAILED_REWARDS = 0.1
+"""Share of samples without a reward from which it is a sign: prompts it always fails on are never trained."""
 
 
 def length(run: RunRecord) -> list[Finding]:
@@ -110,6 +112,7 @@ def _within_prompts(run: RunRecord) -> list[Finding]:
     shares = [
         1 - error**2 * samples * (samples // each - 1) / (std**2 * (samples - 1))
         for row in run.metrics
+        if not row.get("reward/skipped")  # else it is fewer samples
         if (std := finite(row.get("reward/std"))) and (error := finite(row.get("reward/standard_error"))) is not None
     ]
     if not shares:
@@ -341,7 +344,7 @@ def _spreading(run: RunRecord) -> str:
 
 
 def skipped(run: RunRecord) -> list[Finding]:
-    """Look how many updates overflowed in half precision."""
+    """Look how many updates changed no weight."""
     subject, key = "Updates left out", "updates_skipped"
     left_out, made = run.series(key)[1], updates(run)
     if not left_out or not made:
@@ -349,5 +352,19 @@ def skipped(run: RunRecord) -> list[Finding]:
     part = sum(left_out) / (made * len(left_out))
     if part < SKIPPED_UPDATES:
         return [clear(subject, f"{sum(left_out):,.0f}", key)]
-    text = f"{share(part)} of the updates were left out because the scaled gradient overflowed in half precision."
-    return [sign("Updates are left out", text, key, advice="precision=bf16 or fp32 does not overflow.")]
+    text = f"{share(part)} of the updates changed no weight: their gradient overflowed in fp16, or was not finite."
+    advice = "precision=bf16 or fp32 does not overflow; where that is set, lower learning_rate."
+    return [sign("Updates are left out", text, key, advice=advice)]
+
+
+def failed_rewards(run: RunRecord) -> list[Finding]:
+    """Look how many samples were left out because the reward failed on them."""
+    subject, key = "Samples left out", "reward/skipped"
+    left_out, drawn = run.series(key)[1], finite(run.config.get("samples_per_iteration"))
+    if not left_out or not drawn:
+        return []  # scoring.on_error leaves none out
+    part = sum(left_out) / (drawn * len(left_out))
+    if part < FAILED_REWARDS:
+        return [clear(subject, f"{sum(left_out):,.0f}", key)]
+    text = f"{share(part)} of the samples were left out because the reward failed on their prompts."
+    return [sign("The reward fails", text, key, advice="Try it with `ddpo doctor` and `ddpo reward score`.")]
