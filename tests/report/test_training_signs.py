@@ -70,6 +70,10 @@ def test_samples_of_a_prompt_that_score_alike():
     # what compares all samples of an iteration learns from the prompts' differences
     assert "Samples of one prompt score alike" not in signs(of_prompts(0.0, advantage="batch"))
     assert "Samples of one prompt score alike" not in signs(of_prompts(0.0, algorithm="rwr"))
+    fewer = of_prompts(0.0)  # where the reward failed on prompts there are not as many samples as configured
+    for row in fewer.metrics:
+        row["reward/skipped"] = 4
+    assert "Samples of one prompt score alike" not in signs(fewer)
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def bytes_written(config: TrainConfig, outlook: Outlook) -> int | None:
 
     The trained weights are there twice while they are saved again, as are the first and last fixed samples. A
     checkpoint holds them with AdamW's two moments, one that is made when the run is stopped also the iteration's
-    samples, and one is written before the oldest is removed. A regression keeps what its memory does not hold in a file.
+    samples, and one is written before the oldest is removed. A regression keeps in a file what its memory does not.
     """
     plan, architecture = outlook.plan, outlook.architecture
     if plan.result_bytes is None or architecture is None:
@@ -164,13 +164,8 @@ def bytes_written(config: TrainConfig, outlook: Outlook) -> int | None:
     checkpoints = (config.keep_last + config.keep_best + 1) * 3 * plan.result_bytes
     if plan.memory is not None:
         checkpoints += plan.memory.samples
-    return (
-        2 * plan.result_bytes
-        + checkpoints
-        + sheets * config.evaluation.number * 3 * height * width
-        + scratch
-        + _REPORT_BYTES
-    )
+    pictures = sheets * config.evaluation.number * 3 * height * width + _REPORT_BYTES
+    return 2 * plan.result_bytes + checkpoints + pictures + scratch
 
 
 def _existing(path: Path) -> Path:
