@@ -58,7 +58,7 @@ def version(name):
 
 def test_packages_against_requirements():
     fine = look_at_packages(["torch>=2.10", "pyyaml>=6", 'uvicorn>=0.99; extra == "serve"'], version)
-    assert (fine.status, fine.text) == ("ok", "torch 2.13.0+cpu and 1 others")
+    assert (fine.status, fine.text) == ("ok", "torch 2.13.0+cpu and 1 other")
     old = look_at_packages(["torch>=2.14", "peft>=0.18", "diffusers>=0.38"], version)
     assert old.status == "failed"
     assert old.text == "torch is 2.13.0+cpu, needed is >=2.14; peft is not installed."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -82,11 +83,15 @@ def test_what_does_not_load_is_said_and_what_needs_it_is_left_out(run):
     assert "Did you mean 'algorithm'?" in wrong["configuration"].text
 
 
-def test_weights_that_are_not_here_are_asked_for_at_the_hub(run):
+def test_weights_that_are_not_here_are_asked_for_at_the_hub(run, tiny_pipeline, tmp_path):
     outcomes = run("model=someone/unknown", "reward=clip-score")
     assert failing(outcomes) == ["hub"]
     assert "someone/unknown and what the reward 'clip-score' needs are not on this machine" in outcomes["hub"].text
     assert outcomes["dry run"].status == "skipped"
+    cut = tmp_path / "model"
+    shutil.copytree(tiny_pipeline(), cut)
+    next((cut / "vae").glob("*.safetensors")).unlink()
+    assert failing(run(f"model={cut}")) == ["model"]
     local = run("model={name: someone/unknown, local_files_only: true}")
     assert failing(local) == ["model"]
 

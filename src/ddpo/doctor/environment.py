@@ -43,7 +43,7 @@ def look_at_packages(requirements: Iterable[str] | None = None, version: Version
         return failed("; ".join(text for _, text in problems) + ".", f"`pip install {names}`")
     named = [f"{r.name} {version(r.name)}" for r in wanted if r.name in NAMED]
     others = len(wanted) - len(named)
-    return ok(", ".join(named) + (f" and {others} others" if others and named else ""))
+    return ok(", ".join(named) + (f" and {others} other{'s'[: others != 1]}" if others and named else ""))
 
 
 def look_at_extras(requirements: Iterable[str] | None = None, version: Version = metadata.version) -> Outcome:

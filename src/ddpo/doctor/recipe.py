@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpo.config import TrainConfig, load_config
@@ -105,6 +106,8 @@ class _Examination:
         self._outlook = outlook = look_ahead(config, self._prompts)
         if outlook.weights_here:
             return ok(f"the weights of {config.model.name} are on this machine")
+        if Path(config.model.resolve()).is_dir():
+            return failed(f"{config.model.name} lacks weights of its UNet, VAE or text encoder.", "Copy it whole.")
         if config.model.local_files_only:
             return failed(
                 f"{config.model.name} is not in the local cache and model.local_files_only forbids to download it.",
