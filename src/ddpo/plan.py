@@ -249,7 +249,7 @@ def prepare(config: TrainConfig) -> DryRun:
     for spec in config.evaluation.rewards:
         load_reward(spec)
     source = load_prompts(config.prompts)
-    folder = local_folder(config.model)
+    config.model.resolve()
     RunFolder.check(config.output)
     runtime = Runtime(device=config.device, threads=config.threads, precision=config.precision, tracker=config.tracker)
     runtime.share(config.samples_per_iteration)
@@ -257,7 +257,30 @@ def prepare(config: TrainConfig) -> DryRun:
     config = config.model_copy(
         update={"precision": runtime.precision, "device": runtime.device.type, "threads": runtime.threads}
     )
-    notes: list[str] = []
+    outlook = look_ahead(config, source)
+    return DryRun(config, reward, source, outlook.plan, outlook.weights_here, outlook.notes)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is known of a run from its configuration and from what is on this machine of its model."""
+
+    plan: Plan
+    architecture: Architecture | None
+    """None: not on this machine and not built in."""
+    weights_here: bool
+    """Whether the model's weights are on this machine."""
+    notes: list[str]
+    """Sentences about what is not known or was assumed."""
+
+
+def look_ahead(config: TrainConfig, source: PromptSource) -> Outlook:
+    """Plan a run whose precision, device and threads are resolved. Loads no weights, asks no network.
+
+    Raises:
+        ModelError: the model is neither a folder in diffusers format nor has the form of a hub id.
+    """
+    folder, notes = local_folder(config.model), list[str]()
     if folder is not None:
         architecture: Architecture | None = Architecture.read(folder)
     else:
@@ -270,7 +293,7 @@ def prepare(config: TrainConfig) -> DryRun:
         figures=None if architecture is None else _figures(config, architecture),
     )
     here = folder is not None and has_weights(folder, config.model.variant)
-    return DryRun(config, reward, source, plan, here, notes)
+    return Outlook(plan, architecture, here, notes)
 
 
 def _assumed(config: TrainConfig, is_built_in: bool) -> str:

@@ -100,7 +100,7 @@ def test_list_says_what_each_reward_needs():
 
 
 def test_help_has_an_example_everywhere_and_loads_nothing_heavy():
-    for command in ([], ["train"], ["sample"], ["list"]):
+    for command in ([], ["train"], ["sample"], ["list"], ["doctor"]):
         assert "Example: ddpo" in ddpo(*command, "--help").stdout
     code = "import sys, ddpo, ddpo.cli, ddpo.config; print([m for m in ('torch', 'diffusers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

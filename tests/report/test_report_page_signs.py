@@ -4,43 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from made_up_record import AFTER, BEFORE, NOISE, evaluation, record, signs, subjects
 
 from ddpo.report.curve import MINUS
 from ddpo.report.fixed_samples import change
 from ddpo.report.record import EvaluationRecord, FixedSample, RunRecord
 from ddpo.report.signs import findings
-
-PROMPTS = [f"prompt {index}" for index in range(40)]
-
-
-def evaluation(iteration, *, diversity=0.3, kl_to_base=None, **rewards):
-    samples = [
-        FixedSample(prompt, str(index), {name: float(scores[index]) for name, scores in rewards.items()})
-        for index, prompt in enumerate(PROMPTS)
-    ]
-    return EvaluationRecord(iteration, samples, "size", {"size": "negative size (kB)"}, None, diversity, kl_to_base)
-
-
-def record(*evaluations, config=None, **series):
-    number = len(next(iter(series.values()))) if series else 0
-    metrics = [
-        {"iteration": index + 1, "reward_queries": 64.0 * (index + 1)}
-        | {key.replace("__", "/"): values[index] for key, values in series.items()}
-        for index in range(number)
-    ]
-    return RunRecord("run", config or {"iterations": number}, "", metrics, list(evaluations))
-
-
-NOISE = np.random.default_rng(0).normal(size=(2, 40))
-BEFORE, AFTER = -2 + 0.1 * NOISE[0], -1 + 0.1 * NOISE[1]
-
-
-def signs(run):
-    return {finding.subject: finding.text for finding in findings(run) if finding.level == "sign"}
-
-
-def subjects(run, level):
-    return [finding.subject for finding in findings(run) if finding.level == level]
 
 
 def test_a_rising_reward_alone_is_no_sign():
@@ -57,8 +26,8 @@ def test_another_reward_that_falls_is_overoptimisation():
     known, forgotten = np.ones(40), np.arange(40) % 2
     run = record(evaluation(0, size=BEFORE, judge=known), evaluation(8, size=AFTER, judge=forgotten))
     # 20 of 40 differences are -1: mean -0.5, standard error 0.5 sqrt(40/39) / sqrt(40) = 0.0801
-    assert f"judge fell from 1.00 to 0.50 ({MINUS}0.500 ± 0.080)" in signs(run)["judge fell"]
-    assert "overoptimisation" in signs(run)["judge fell"]
+    assert f"judge fell from 1.00 to 0.50 ({MINUS}0.500 ± 0.080)" in signs(run)["judge fell"].text
+    assert "overoptimisation" in signs(run)["judge fell"].text
 
 
 def test_noise_in_another_reward_is_no_sign():
@@ -85,20 +54,20 @@ def test_a_large_divergence_is_compared_with_the_best_of_n(nats, seen):
     run = record(evaluation(0, size=BEFORE, kl_to_base=0.0), evaluation(8, size=AFTER, kl_to_base=nats))
     assert ("Far from the base model" in signs(run)) is seen
     if seen:  # log n - (n - 1) / n = 22.1 nats at n = exp(23.1) = 1.08e10
-        assert "22.1 nats" in signs(run)["Far from the base model"]
-        assert "best of about 10¹⁰" in signs(run)["Far from the base model"]
+        assert "22.1 nats" in signs(run)["Far from the base model"].text
+        assert "best of about 10¹⁰" in signs(run)["Far from the base model"].text
 
 
 def test_flat_and_falling_rewards():
     flat = record(evaluation(0, size=BEFORE), evaluation(8, size=BEFORE + 0.05 * NOISE[1] - 0.05 * NOISE[1].mean()))
-    assert "includes 0" in signs(flat)["Flat reward"]
+    assert "includes 0" in signs(flat)["Flat reward"].text
     assert "The reward fell" in signs(record(evaluation(0, size=AFTER), evaluation(8, size=BEFORE)))
 
 
 def test_drift_needs_a_flat_reward():
     growing = [0.01, 0.01, 0.02, 0.02, 0.05, 0.05]
     flat = record(evaluation(0, size=BEFORE), evaluation(8, size=BEFORE), kl__step=growing)
-    assert "from 0.01 to 0.05 nats" in signs(flat)["Drift without learning"]
+    assert "from 0.01 to 0.05 nats" in signs(flat)["Drift without learning"].text
     assert "Drift without learning" not in signs(
         record(evaluation(0, size=BEFORE), evaluation(8, size=AFTER), kl__step=growing)
     )
@@ -138,7 +107,7 @@ def test_signs_of_a_training_that_does_not_learn(subject, key, bad, good, config
 def test_few_samples_are_answered_with_a_setting_that_the_algorithm_has(algorithm, advice):
     config = {"samples_per_iteration": 128, "algorithm": algorithm}
     found = signs(record(config=config, weight__effective_samples=[100.0] * 9 + [2.0]))
-    assert advice in found["Few samples carry the weight"]
+    assert advice in found["Few samples carry the weight"].advice
 
 
 def test_without_anything_to_look_at_nothing_is_claimed():

@@ -48,6 +48,30 @@ class Architecture:
             raise ModelError(f"model: {folder} holds a {found}; ddpo trains {_PIPELINE} (SD 1.x and 2.x).")
         return cls(**{part: _read(folder / file) for part, file in _CONFIGURATIONS.items()})
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Shape of one sample, `(C, H, W)`, by the UNet's configuration.
+
+        Raises:
+            ModelError: the configuration does not say it.
+        """
+        channels, size = self.unet.get("in_channels"), self.unet.get("sample_size")
+        height, width = size if isinstance(size, list | tuple) and len(size) == 2 else (size, size)
+        if not all(isinstance(number, int) for number in (channels, height, width)):
+            raise ModelError("model: its UNet's configuration gives no in_channels and sample_size.")
+        return channels, height, width  # type: ignore[return-value]
+
+    @property
+    def picture_shape(self) -> tuple[int, int, int]:
+        """Shape of a decoded picture, `(3, H, W)`: the VAE doubles the latent's sides once between two blocks.
+
+        Raises:
+            ModelError: the configuration does not say it.
+        """
+        _, height, width = self.latent_shape
+        scale = 2 ** (len(self.vae.get("block_out_channels", (None,))) - 1)
+        return 3, scale * height, scale * width
+
 
 _SCHEDULER = {
     "_class_name": "DDIMScheduler",

@@ -26,11 +26,12 @@ from ddpo.report.diagnostics import (
     phase_times,
     total_seconds,
 )
+from ddpo.report.findings import Finding
 from ddpo.report.fixed_samples import Change, trained_change
 from ddpo.report.gallery import Gallery, build_gallery
 from ddpo.report.record import RunRecord
 from ddpo.report.reward_charts import measure_charts, reward_curves, run_style
-from ddpo.report.signs import Finding, findings
+from ddpo.report.signs import findings
 from ddpo.report.wording import alike, count, duration, signed_share, split_unit, with_error
 
 _ASSETS = resources.files("ddpo.report") / "assets"

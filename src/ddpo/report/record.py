@@ -114,6 +114,8 @@ class RunRecord:
     """In order of their iterations, all of the same prompts and seeds."""
     problems: list[str] = field(default_factory=list)
     """Sentences on what in the folder could not be read."""
+    dimensions: int | None = None
+    """Scalars in one sample of the model, which turn a clip in nats into one of the ratio; None: not known."""
 
     @property
     def planned(self) -> int | None:

@@ -1,0 +1,145 @@
+"""What a look at a run found, and the comparisons that looks share: of late, first and last third, up or down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, fmean
+from typing import Literal
+
+from ddpo.intervals import LEVEL
+from ddpo.report.fixed_samples import trained_change
+from ddpo.report.record import RunRecord, finite
+
+ENOUGH_ITERATIONS = 6
+"""Iterations from which a trend is spoken of: the thirds that are compared then hold two values each, so that no
+single iteration decides."""
+_RECENT = 0.1
+"""Share of the iterations, the last ones, that "of late" means; one at least."""
+_CLEAR = NormalDist().inv_cdf((1 + LEVEL) / 2)
+"""Standard errors of a difference beyond which it is clear."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one look."""
+
+    level: Literal["sign", "clear", "unknown"]
+    subject: str
+    """What was looked at."""
+    text: str
+    """One or two sentences with numbers; why it could not be looked at where that is unknown."""
+    keys: tuple[str, ...] = ()
+    """Metrics and settings it was seen in."""
+    advice: str = ""
+    """A sentence on what to change, where there is something."""
+    grave: bool = False
+    """Of a sign: nothing can be learned like this, or what was learned is being lost."""
+
+    @property
+    def severity(self) -> Literal["problem", "warning", "clear", "unknown"]:
+        """The level in words for whoever is to act on it: a sign is a warning, a grave one a problem."""
+        if self.level != "sign":
+            return self.level
+        return "problem" if self.grave else "warning"
+
+
+def sign(subject: str, text: str, *keys: str, advice: str = "", grave: bool = False) -> Finding:
+    """Return a reason to look, seen in the metrics `keys`."""
+    return Finding("sign", subject, text, keys, advice, grave)
+
+
+def clear(subject: str, text: str, *keys: str) -> Finding:
+    """Return that a look found nothing."""
+    return Finding("clear", subject, text, keys)
+
+
+def unknown(subject: str, reason: str) -> Finding:
+    """Return that something could not be looked at."""
+    return Finding("unknown", subject, reason)
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A metric's mean over the first third of the iterations and over the last."""
+
+    first: float
+    last: float
+    error: float = 0.0
+    """Standard error of the difference."""
+
+    @property
+    def change(self) -> float:
+        """Last minus first."""
+        return self.last - self.first
+
+    @property
+    def rose(self) -> bool:
+        """Whether it went up by more than chance."""
+        return self.change > _CLEAR * self.error
+
+    @property
+    def fell(self) -> bool:
+        """Whether it went down by more than chance."""
+        return self.change < -_CLEAR * self.error
+
+
+def trend(values: Sequence[float]) -> Trend | None:
+    """Return the trend of values without errors; None with too few of them."""
+    if len(values) < ENOUGH_ITERATIONS:
+        return None
+    third = len(values) // 3
+    return Trend(fmean(values[:third]), fmean(values[-third:]))
+
+
+def reward_trend(run: RunRecord) -> Trend | None:
+    """Return the trend of the reward of the iterations; None with too few of them or without standard errors."""
+    means, errors = reward_with_errors(run)
+    thirds = trend(means)
+    if thirds is None:
+        return None
+    third = len(means) // 3
+    return Trend(thirds.first, thirds.last, math.hypot(mean_error(errors[:third]), mean_error(errors[-third:])))
+
+
+def reward_with_errors(run: RunRecord) -> tuple[list[float], list[float]]:
+    """Return mean reward and its standard error of every iteration that has both."""
+    pairs = [(finite(row.get("reward/mean")), finite(row.get("reward/standard_error"))) for row in run.metrics]
+    known = [(mean, error) for mean, error in pairs if mean is not None and error is not None]
+    return [mean for mean, _ in known], [error for _, error in known]
+
+
+def mean_error(errors: Sequence[float]) -> float:
+    """Return the standard error of the mean of independent values with these standard errors."""
+    return math.hypot(*errors) / len(errors)
+
+
+def outcome(run: RunRecord) -> Literal["rose", "fell", "flat"] | None:
+    """Return what the trained reward did: on the fixed samples, else over the iterations; None: not known."""
+    changed = trained_change(run)
+    moved = changed if changed is not None and changed.difference.number > 1 else reward_trend(run)
+    if moved is None:
+        return None
+    if moved.rose:
+        return "rose"
+    return "fell" if moved.fell else "flat"
+
+
+def late(values: Sequence[float]) -> float:
+    """Return the mean of the last values."""
+    return fmean(values[-max(1, round(_RECENT * len(values))) :])
+
+
+def updates(run: RunRecord) -> float | None:
+    """Return the updates of an iteration by the configuration."""
+    number, epochs = finite(run.config.get("updates_per_iteration")), finite(run.config.get("inner_epochs", 1))
+    return None if number is None or epochs is None else number * epochs
+
+
+def section(run: RunRecord, name: str) -> dict[str, object]:
+    """Return a section of the configuration; its bare name, or nothing, as an empty or one-line mapping."""
+    value = run.config.get(name)
+    if isinstance(value, dict):
+        return value
+    return {"name": value} if isinstance(value, str) else {}
