@@ -23,6 +23,8 @@ RECENT = 8
 """The speed and the time left come from the median of this many iterations."""
 CLEAR = 2.0
 """A trend is shown as one when it exceeds this many standard errors of the difference."""
+WORTH_SAYING = 0.1
+"""Share of an iteration from which on waiting for rewards is shown."""
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -106,7 +108,7 @@ class PlainDisplay(QuietDisplay):
             parts.append(f"reward {with_error(mean, _number(metrics, 'reward/standard_error'))}")
         if (clip := _number(metrics, "clip_fraction")) is not None:
             parts.append(f"clip {clip:.2f}")
-        parts += [f"{progress.seconds[-1]:.1f} s", f"left {duration(progress.left())}"]
+        parts += [f"{progress.seconds[-1]:.1f} s{progress.wait_in_words()}", f"left {duration(progress.left())}"]
         self.message("  ".join(parts))
 
     def message(self, text: str) -> None:
@@ -187,7 +189,8 @@ class LiveDisplay(QuietDisplay):
             trend = Text(sparkline(progress.means, 30), style="cyan")
             table.add_row("reward", trend, Text.assemble(with_error(mean, error), "  ", _arrow(progress)))
         if (speed := progress.samples_per_second()) is not None:
-            table.add_row("speed", f"{speed:.1f} samples/s", f"{progress.seconds[-1]:.1f} s an iteration")
+            seconds = f"{progress.seconds[-1]:.1f} s an iteration{progress.wait_in_words()}"
+            table.add_row("speed", f"{speed:.1f} samples/s", seconds)
         return Panel(table, title=self._name, title_align="left", expand=False, padding=(0, 1))
 
 
@@ -202,6 +205,8 @@ class Progress:
         self.errors: list[float | None] = []
         self.seconds: list[float] = []
         self.samples: list[float | None] = []
+        self.wait = 0.0
+        """Seconds that the last iteration waited for rewards."""
         self._queries: float | None = None
         self._last = clock()
 
@@ -210,6 +215,7 @@ class Progress:
         now = self.clock()
         self.seconds.append(now - self._last)
         self._last = now
+        self.wait = _number(metrics, "time/reward") or 0.0
         number = _number(metrics, "iteration")
         self.finished = int(number) if number is not None else self.finished + 1
         if (mean := _number(metrics, "reward/mean")) is not None:
@@ -219,6 +225,10 @@ class Progress:
         before = self._queries if self._queries is not None else (0.0 if self.finished <= 1 else None)
         self.samples.append(queries - before if queries is not None and before is not None else None)
         self._queries = queries
+
+    def wait_in_words(self) -> str:
+        """Return how long the last iteration waited for rewards, in brackets; nothing where that hardly matters."""
+        return f" ({self.wait:.1f} waiting for rewards)" if self.wait > WORTH_SAYING * self.seconds[-1] else ""
 
     def left(self) -> float | None:
         """Return the seconds that the remaining iterations take, or None before the first has ended."""

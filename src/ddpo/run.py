@@ -260,7 +260,8 @@ class _Run:
             self.folder.remove_leftovers()
         for left in Checkpoints(self.folder.checkpoints).half_written():
             self.display.message(f"Ignored: {left.name[1:]}, a checkpoint that was not written to its end.")
-        self.display.message(f"Going on from {checkpoint.name}.")
+        if self.trainer.finished < self.config.iterations:
+            self.display.message(f"Going on from {checkpoint.name}.")
 
     def train(self, before: Evaluation) -> TrainResult:
         """Train with evaluations and checkpoints in between, save, evaluate; an error saves what was done so far."""

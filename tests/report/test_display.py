@@ -53,6 +53,22 @@ def test_plain_lines():
     ]
 
 
+@pytest.mark.parametrize(("waited", "shown"), [(0.9, "9.0 s  left"), (0.91, "9.0 s (0.9 waiting for rewards)  left")])
+def test_waiting_for_rewards_is_shown_from_a_tenth_of_the_time_on(waited, shown):
+    stream, clock = io.StringIO(), Clock()
+    plain, live = PlainDisplay(stream, clock), LiveDisplay(Console(file=io.StringIO(), width=120), clock)
+    for display in (plain, live):
+        display.start(2, "run")
+    clock.now += 9.0
+    for display in (plain, live):
+        display.iteration(metrics(1, **{"time/reward": waited}))
+    live.stop()
+    assert shown in stream.getvalue()
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(live.render())
+    assert ("waiting for rewards" in console.export_text()) == ("waiting" in shown)
+
+
 def test_plain_lines_on_an_ascii_stream():
     raw = io.BytesIO()
     display = PlainDisplay(io.TextIOWrapper(raw, encoding="ascii", write_through=True), Clock())

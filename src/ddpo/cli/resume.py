@@ -13,7 +13,7 @@ from ddpo.cli.train import report_result
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as iterations=200.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, such as iterations=200.")
     ] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Its name, or `best`. Default: the latest.")] = None,
     allow_config_change: Annotated[
