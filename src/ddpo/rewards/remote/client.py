@@ -13,7 +13,7 @@ import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -49,8 +49,6 @@ class RemoteOptions(BaseModel):
     """Samples in a request; fewer where a server takes fewer."""
     token: str | None = None
     """Bearer token; null: the environment variable DDPO_REWARD_TOKEN, if it is set."""
-    on_error: Literal["stop"] = "stop"
-    """What a sample does that cannot be scored: it ends the run."""
     backoff: float = Field(default=0.5, ge=0)
     """Seconds of the first pause after a failure; each further one doubles it."""
     cooldown: float = Field(default=10.0, ge=0)
