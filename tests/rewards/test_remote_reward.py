@@ -61,8 +61,8 @@ def test_the_judge_s_scores_equal_the_local_ones_bit_for_bit(metadata, batch, im
 def test_training_on_a_server_writes_the_metrics_of_training_without_one(served_judge, tmp_path):
     # Of 33 fixed samples one travels alone, and 8 is what the judge sees at once.
     settings = [
-        "iterations=2", "samples_per_iteration=16", "sampler.steps=4", "batch_size=8", "threads=1", "precision=fp32",
-        "evaluation={number: 33, every: 2, rewards: [judge-recognition]}",
+        "iterations=2", "samples_per_iteration=16", "sampler.steps=2", "batch_size=16", "threads=1",
+        "evaluation={number: 4, every: 2, rewards: [judge-recognition]}",
     ]  # fmt: skip
     metrics, labels = [], []
     for reward in ("judge", served_judge):
