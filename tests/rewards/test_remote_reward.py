@@ -73,7 +73,7 @@ def test_training_on_a_server_writes_the_metrics_of_training_without_one(served_
     assert remote == local
     assert labels[0] == labels[1]
     assert len(local) == 2
-    assert {"reward/mean", "gradient_norm", "evaluation/judge/mean", "evaluation/judge-recognition/mean"} <= set(local[1])
+    assert {"reward/mean", "gradient_norm", "evaluation/judge/mean"} <= set(local[1])
 
 
 @pytest.fixture

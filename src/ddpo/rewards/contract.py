@@ -29,8 +29,8 @@ LONGEST_TEXT = 300
 class Reward(Protocol):
     """A callable that scores samples; higher is better.
 
-    Takes images `(B, 3, H, W)` (a float32 CPU tensor in [0, 1]), the `B` prompts and the `B` metadata
-    dictionaries; returns `B` finite numbers as a NumPy array, a tensor on any device or a list,
+    Takes images `(B, 3, H, W)` (a float32 CPU tensor in [0, 1], in steps of 1/255), the `B` prompts and the `B`
+    metadata dictionaries; returns `B` finite numbers as a NumPy array, a tensor on any device or a list,
     of shape `(B,)` or `(B, 1)`.
     """
 
@@ -185,8 +185,8 @@ def _check_images(name: str, images: Tensor, prompts: Sequence[str], first_index
     for index, image_CHW in enumerate(images.detach().numpy()):
         if not np.isfinite(image_CHW).all():
             raise RewardError(
-                f"Reward '{name}' cannot score sample {first_index + index}, prompt '{prompts[index]}': the image holds "
-                "NaN or an infinity; use precision=fp32 or a lower learning_rate."
+                f"Reward '{name}' cannot score sample {first_index + index}, prompt '{prompts[index]}': the image "
+                "holds NaN or an infinity; use precision=fp32 or a lower learning_rate."
             )
 
 

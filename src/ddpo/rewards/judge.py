@@ -82,7 +82,7 @@ def _logits(judge: Judge, images: Tensor) -> npt.NDArray[np.float64]:
     import torch
 
     logits = []
-    for group in images.split(GROUP):
+    for group in torch.split(images, GROUP):
         black = group.new_zeros(GROUP - len(group), *group.shape[1:])
         logits.append(judge(torch.cat([group, black]))[: len(group)])
     logits_BK: npt.NDArray[np.float64] = torch.cat(logits).detach().cpu().double().numpy()

@@ -47,6 +47,7 @@ def to_pictures(images: Tensor) -> list[Picture]:
 
 def _levels(image_BCHW: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return a new array `(B, 3, H, W)` of whole numbers, 0 to 255, in the type of the images."""
-    level_BCHW = np.clip(image_BCHW, 0.0, 1.0)
+    level_BCHW: npt.NDArray[Any] = np.clip(image_BCHW, 0.0, 1.0)
     level_BCHW *= LEVELS
-    return np.rint(level_BCHW, out=level_BCHW)
+    np.rint(level_BCHW, out=level_BCHW)
+    return level_BCHW
