@@ -1,4 +1,4 @@
-"""Measure a reward server under many concurrent clients on this machine: throughput and latency.
+"""Measure a reward server under many concurrent clients on this machine: throughput, latency, and right answers.
 
 python benchmarks/reward_server.py --machine xeon-2-cores --date 2026-01-31
 """
@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import http.client
 import json
+import math
 import os
 import platform
 import subprocess
@@ -16,11 +17,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from ddpo.rewards import load_reward, score
 from ddpo.rewards.remote import ScoreItem, ScoreRequest, to_png
 
 HERE = Path(__file__).parent
@@ -58,46 +62,70 @@ def served(reward: str) -> Iterator[int]:
             server.terminate()
 
 
-def request_body(items: int, pixels: int, seed: int) -> bytes:
-    """Return a request with pictures that are neither plain nor noise."""
-    random = np.random.default_rng(seed)
+@dataclass(frozen=True)
+class Request:
+    """What a client sends, and what must come back."""
+
+    body: bytes
+    scores: dict[str, float]
+    """By the items' ids, which no other client uses."""
+
+    def problem(self, answer: bytes) -> str:
+        """Return what is wrong with an answer, empty when nothing is."""
+        entries = json.loads(answer)["scores"]
+        given = {entry["id"]: entry["score"] for entry in entries}
+        if given.keys() != self.scores.keys() or len(entries) != len(given):
+            return "other ids than were sent"
+        # A network's last digits depend on what shares its batch; another picture's score differs by far more.
+        same = all(math.isclose(given[name], self.scores[name], rel_tol=1e-5, abs_tol=1e-6) for name in given)
+        return "" if same else "scores of other samples"
+
+
+def request(reward: str, items: int, pixels: int, number: int) -> Request:
+    """Return a client's request, with pictures that are neither plain nor noise, and the scores they have here."""
+    random = np.random.default_rng(number)
     blocks = random.integers(0, 256, (items, pixels // 8, pixels // 8, 3), np.uint8)
     pictures = blocks.repeat(8, axis=1).repeat(8, axis=2)
+    prompt, metadata = "a cat", {"animal": "cat"}
     entries = [
-        ScoreItem(id=str(i), image=to_png(picture), prompt="a cat", metadata={"animal": "cat"})
-        for i, picture in enumerate(pictures)
+        ScoreItem(id=f"{number}-{index}", image=to_png(picture), prompt=prompt, metadata=metadata)
+        for index, picture in enumerate(pictures)
     ]
-    return ScoreRequest(items=entries).model_dump_json().encode()
+    images = torch.from_numpy(pictures.transpose(0, 3, 1, 2) / np.float32(255))
+    expected = score(load_reward(reward), images, [prompt] * items, [metadata] * items)
+    scores = {entry.id: float(value) for entry, value in zip(entries, expected, strict=True)}
+    return Request(ScoreRequest(items=entries).model_dump_json().encode(), scores)
 
 
-def client(port: int, body: bytes, end: float, seconds: list[float], failures: list[str]) -> None:
-    """Send the request again and again on one connection; note how long each took."""
+def client(port: int, sent: Request, end: float, seconds: list[float], failures: list[str]) -> None:
+    """Send the request again and again on one connection; note how long each took and what was wrong."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     while (start := time.perf_counter()) < end:
         try:
-            connection.request("POST", "/score", body, {"Content-Type": "application/json"})
+            connection.request("POST", "/score", sent.body, {"Content-Type": "application/json"})
             response = connection.getresponse()
-            response.read()
+            answer = response.read()
         except (OSError, http.client.HTTPException) as error:
             failures.append(type(error).__name__)
             connection.close()
             continue
-        if response.status == 200:
-            seconds.append(time.perf_counter() - start)
+        took = time.perf_counter() - start
+        if problem := sent.problem(answer) if response.status == 200 else f"status {response.status}":
+            failures.append(problem)
         else:
-            failures.append(str(response.status))
+            seconds.append(took)
     connection.close()
 
 
 def measure(port: int, chosen: argparse.Namespace) -> dict[str, Any]:
     """Return throughput, latency and failures of all clients together."""
-    bodies = [request_body(chosen.items, chosen.pixels, seed) for seed in range(chosen.clients)]
-    latencies, failures = [list[float]() for _ in bodies], list[str]()
-    client(port, bodies[0], time.perf_counter() + 0.5, [], [])  # the first requests load what is loaded late
+    requests = [request(chosen.reward, chosen.items, chosen.pixels, number) for number in range(chosen.clients)]
+    latencies, failures = [list[float]() for _ in requests], list[str]()
+    client(port, requests[0], time.perf_counter() + 0.5, [], [])  # the first requests load what is loaded late
     start = time.perf_counter()
     threads = [
-        threading.Thread(target=client, args=(port, body, start + chosen.seconds, own, failures))
-        for body, own in zip(bodies, latencies, strict=True)
+        threading.Thread(target=client, args=(port, sent, start + chosen.seconds, own, failures))
+        for sent, own in zip(requests, latencies, strict=True)
     ]
     for thread in threads:
         thread.start()

@@ -239,7 +239,7 @@ def test_another_reward_under_the_same_address_is_refused(change, images):
 def test_an_image_with_nan_is_named_and_not_sent(images):
     images[3, 0, 0, 0] = float("nan")
     with ScriptedServer() as server:
-        with pytest.raises(RewardError, match=r"sample 3 .*: the image holds NaN"):
+        with pytest.raises(RewardError, match=r"cannot score sample 3, prompt .*: the image holds NaN"):
             scored(remote(server), images)
         assert not server.requests
 

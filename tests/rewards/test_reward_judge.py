@@ -90,3 +90,21 @@ def test_a_prompt_without_a_known_animal_is_named(prompt):
 def test_metadata_with_an_unknown_animal_is_named():
     with pytest.raises(RewardError, match="does not know the animal 'tabby' of the prompt 'a tabby cat'"):
         scores("judge", ["a tabby cat"], [{"animal": "tabby"}])
+
+
+def test_a_picture_s_score_does_not_depend_on_those_scored_with_it(monkeypatch):
+    groups = []
+
+    class Brightness(FakeJudge):
+        def __call__(self, images):
+            groups.append(len(images))
+            return images.mean((1, 2, 3))[:, None] * torch.arange(8.0)
+
+    monkeypatch.setattr(judge_module, "_load", Brightness)
+    images = torch.arange(19).div(255)[:, None, None, None].expand(19, 3, 4, 4)
+    together = score(load_reward("judge"), images, ["a goat"] * 19, [{}] * 19)
+    alone = [score(load_reward("judge"), image[None], ["a goat"], [{}])[0] for image in images]
+    assert together.tolist() == alone
+    assert set(groups) == {8}
+    assert len(set(alone)) == 19
+    assert score(load_reward("judge"), images[:0], [], []).shape == (0,)

@@ -39,26 +39,26 @@ def folder(tmp_path, monkeypatch):
 
 def scores(reward):
     images = torch.zeros(2, 3, 4, 4)
-    images[1, 0] = 0.5
+    images[1, 0] = 1.0
     return score(reward, images, ["a cat", "a dog"], [{}, {}]).tolist()
 
 
 def test_a_file_with_neighbours(folder):
     reward = load_reward(f"{folder}/my.py:redness")
-    # red 0 and 0.5, weight 2, offset 0.25 -> 0.25 and 1.25
-    assert scores(reward) == [0.25, 1.25]
+    # red 0 and 1, weight 2, offset 0.25 -> 0.25 and 2.25
+    assert scores(reward) == [0.25, 2.25]
     assert reward.name == f"{folder}/my.py:redness"
     assert reward.label == "redness"
 
 
 def test_a_path_relative_to_the_working_folder(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    assert scores(load_reward("my.py:redness")) == [0.25, 1.25]
+    assert scores(load_reward("my.py:redness")) == [0.25, 2.25]
 
 
 def test_options(folder):
     reward = load_reward({"name": f"{folder}/my.py:redness", "gain": 10.0})
-    assert scores(reward) == [0.25, 10.25]
+    assert scores(reward) == [0.25, 20.25]
 
 
 def test_a_module_in_the_working_folder(folder, monkeypatch):

@@ -15,8 +15,9 @@ from ddpo.rewards.contract import (
     score_components,
 )
 from ddpo.rewards.custom import anchored, reference
-from ddpo.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility, jpeg_size, to_uint8
+from ddpo.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility, jpeg_size
 from ddpo.rewards.judge import judge_probability, judge_recognition
+from ddpo.rewards.pixels import to_uint8
 from ddpo.rewards.registry import (
     RewardSpec,
     available_rewards,

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddpo.errors import DDPOError, RewardError
+from ddpo.rewards.pixels import as_shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,8 +29,8 @@ LONGEST_TEXT = 300
 class Reward(Protocol):
     """A callable that scores samples; higher is better.
 
-    Takes images `(B, 3, H, W)` (a float32 CPU tensor in [0, 1]), the `B` prompts and the `B` metadata
-    dictionaries; returns `B` finite numbers as a NumPy array, a tensor on any device or a list,
+    Takes images `(B, 3, H, W)` (a float32 CPU tensor in [0, 1], in steps of 1/255), the `B` prompts and the `B`
+    metadata dictionaries; returns `B` finite numbers as a NumPy array, a tensor on any device or a list,
     of shape `(B,)` or `(B, 1)`.
     """
 
@@ -142,15 +143,17 @@ def score_components(
 ) -> dict[str, Array]:
     """Return the scores `(B,)`, float64, that each component gives to images `(B, 3, H, W)`, float32 in [0, 1].
 
-    `first_index` is the number of the first sample, for messages. A component gets copies, so that one that changes
-    its input changes nothing else. Integers become float64 (integer rewards truncate advantages in the public codes).
+    `first_index` is the number of the first sample, for messages. A component sees the pictures as a file shows them
+    (`as_shown`), in process as on a server. It gets copies, so that one that changes its input changes nothing else.
+    Integers become float64 (integer rewards truncate advantages in the public codes).
 
-    Raises RewardError, naming the component, when it raises, returns something else than `B` numbers, or returns
-    NaN or an infinity (naming the sample and its prompt).
+    Raises RewardError when an image holds NaN or an infinity and, naming the component, when it raises, returns
+    something else than `B` numbers, or returns NaN or an infinity (naming the sample and its prompt).
     """
     number = len(prompts)
     if len(images) != number or len(metadata) != number:
         raise ValueError(f"{len(images)} images, {number} prompts and {len(metadata)} metadata: must be equal")
+    _check_images(reward.name, images, prompts, first_index)
     return {
         key: _score_component(component, images, prompts, metadata, first_index)
         for key, component in reward.components.items()
@@ -165,7 +168,7 @@ def _score_component(
     first_index: int,
 ) -> Array:
     try:
-        scores = reward.function(images.detach().clone(), list(prompts), [dict(m) for m in metadata])
+        scores = reward.function(as_shown(images), list(prompts), [dict(m) for m in metadata])
     except DDPOError as error:
         raise RewardError(f"Reward '{reward.name}': {error}") from error
     except (Exception, SystemExit) as error:
@@ -176,6 +179,15 @@ def _score_component(
         raise RewardError(f"Reward '{reward.name}' {error}") from error
     _check_finite(reward.name, score_B, prompts, first_index)
     return score_B
+
+
+def _check_images(name: str, images: Tensor, prompts: Sequence[str], first_index: int) -> None:
+    for index, image_CHW in enumerate(images.detach().numpy()):
+        if not np.isfinite(image_CHW).all():
+            raise RewardError(
+                f"Reward '{name}' cannot score sample {first_index + index}, prompt '{prompts[index]}': the image "
+                "holds NaN or an infinity; use precision=fp32 or a lower learning_rate."
+            )
 
 
 def _check_finite(name: str, score_B: Array, prompts: Sequence[str], first_index: int) -> None:

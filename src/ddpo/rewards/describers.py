@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ddpo.errors import RewardError
-from ddpo.rewards.jpeg import to_pictures
 from ddpo.rewards.judge import OTHER
+from ddpo.rewards.pixels import to_pictures
 from ddpo.rewards.pretrained import load_network, loading
 
 if TYPE_CHECKING:

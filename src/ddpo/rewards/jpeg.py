@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ddpo.rewards.pixels import to_uint8
+
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from PIL.Image import Image as Picture
     from torch import Tensor
 
 QUALITY = 95
@@ -50,21 +51,3 @@ def jpeg_size(images: Tensor, quality: int = QUALITY) -> npt.NDArray[np.float64]
         Image.fromarray(pixels_HWC).save(buffer, "JPEG", quality=quality)
         size_B[index] = buffer.tell() / 1000
     return size_B
-
-
-def to_uint8(image_BCHW: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.uint8]:
-    """Return pixels `(B, H, W, 3)` of images `(B, 3, H, W)` in [0, 1], rounded (never truncated) to 0..255.
-
-    Raises ValueError when an image holds NaN or an infinity.
-    """
-    if not np.isfinite(image_BCHW).all():
-        raise ValueError("the image holds NaN or an infinity")
-    levels_BCHW = np.rint(np.clip(image_BCHW, 0.0, 1.0) * 255.0).astype(np.uint8)
-    return np.ascontiguousarray(levels_BCHW.transpose(0, 2, 3, 1))
-
-
-def to_pictures(images: Tensor) -> list[Picture]:
-    """Return images `(B, 3, H, W)` in [0, 1] as Pillow's pictures of 8-bit pixels; raises ValueError as `to_uint8`."""
-    from PIL import Image
-
-    return [Image.fromarray(pixels_HWC) for pixels_HWC in to_uint8(images.numpy())]

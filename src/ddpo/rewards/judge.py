@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 OTHER = "other"
 """The judge's class for everything that is none of its animals; no prompt can ask for it."""
+GROUP = 8
+"""Pictures that the judge sees at once, always as many: kernels for another number round differently, and a picture's
+score would depend on those scored with it."""
 
 
 def judge_probability(images: Tensor, prompts: list[str], metadata: list[dict[str, Any]]) -> npt.NDArray[np.float64]:
@@ -71,8 +74,19 @@ def _judged(
     judge = _load()
     labels = list(judge.labels)
     animals = [animal_of(p, m, labels) for p, m in zip(prompts, metadata, strict=True)]
-    logits_BK = judge(images).detach().cpu().double().numpy()
-    return logits_BK, np.array([labels.index(animal) for animal in animals], dtype=np.intp)
+    return _logits(judge, images), np.array([labels.index(animal) for animal in animals], dtype=np.intp)
+
+
+def _logits(judge: Judge, images: Tensor) -> npt.NDArray[np.float64]:
+    """Return the judge's logits `(B, K)` of images `(B, 3, H, W)`, the last group filled up with black pictures."""
+    import torch
+
+    logits = []
+    for group in torch.split(images, GROUP):
+        black = group.new_zeros(GROUP - len(group), *group.shape[1:])
+        logits.append(judge(torch.cat([group, black]))[: len(group)])
+    logits_BK: npt.NDArray[np.float64] = torch.cat(logits).detach().cpu().double().numpy()
+    return logits_BK
 
 
 @functools.cache

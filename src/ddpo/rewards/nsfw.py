@@ -10,7 +10,7 @@ import numpy as np
 
 from ddpo.errors import RewardError
 from ddpo.rewards.clip import normalise
-from ddpo.rewards.jpeg import to_pictures
+from ddpo.rewards.pixels import to_pictures
 from ddpo.rewards.pretrained import load_network
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddpo.errors import RewardError
-from ddpo.rewards.jpeg import to_pictures
+from ddpo.rewards.pixels import to_pictures
 
 if TYPE_CHECKING:
     import numpy.typing as npt

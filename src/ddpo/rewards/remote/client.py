@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ddpo.errors import RewardError, nearest
 from ddpo.rewards.contract import NamedReward
-from ddpo.rewards.jpeg import to_uint8
+from ddpo.rewards.pixels import to_uint8
 from ddpo.rewards.remote.breaker import CircuitBreaker
 from ddpo.rewards.remote.link import BusyError, FailedError, Link, TooLargeError, UnreachableError
 from ddpo.rewards.remote.pictures import to_png
