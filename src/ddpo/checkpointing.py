@@ -68,7 +68,7 @@ class Checkpointer:
         checkpoint = self._checkpoints.finish(partial, state)
         if is_best:
             self._checkpoints.mark_best(checkpoint)
-        self._checkpoints.prune(self._config.keep_last)
+        self._checkpoints.prune(self._config.keep_last, checkpoint)
 
     def _together(self, name: str, work: Callable[[], T]) -> list[T]:
         """Return what `work` gives in every process.

@@ -207,9 +207,13 @@ class Checkpoints:
         """Remember a checkpoint as the best."""
         write_atomically(self.folder / "best", f"{checkpoint.name}\n".encode())
 
-    def prune(self, keep_last: int) -> None:
-        """Remove all but the newest `keep_last` checkpoints and the best; unfinished ones that others have passed."""
-        kept = {checkpoint.name for checkpoint in self.all()[-keep_last:]}
+    def prune(self, keep_last: int, written: Checkpoint) -> None:
+        """Remove all but the newest `keep_last` checkpoints and the best.
+
+        What is further than the one just `written` is of a course that the run has left, and not among the newest.
+        """
+        reached = [checkpoint.name for checkpoint in self.all() if checkpoint.position <= written.position]
+        kept = set(reached[-keep_last:])
         kept |= {(self.folder / name).read_text().strip() for name in ("best",) if (self.folder / name).is_file()}
         for checkpoint in self.all():
             if checkpoint.name not in kept:

@@ -198,6 +198,18 @@ def test_a_checkpoint_is_sampled_like_the_run(tiny_config, tmp_path, rank):
     assert np.abs(drawn[0] - drawn[1]).max() <= 1  # an adapter is fused in the one and beside the layers in the other
 
 
+def test_a_run_that_went_back_to_an_older_checkpoint_keeps_what_it_saves_then(tiny_config):
+    evaluation = {"number": 2, "every": None}
+    config = tiny_config(iterations=4, checkpoint_every=1, keep_last=3, evaluation=evaluation)
+    folder = train(config, reward=by_content).folder  # checkpoints 2, 3 and 4
+    again = {"reward": by_content, "checkpoint": "iteration-000002", "display": Signalling("rollout", 1)}
+    stopped = resume(folder.path, ["keep_last=2", "learning_rate=1e-4"], **again)
+    assert stopped.interrupted is not None
+    names = [checkpoint.name for checkpoint in Checkpoints(folder.checkpoints).all()]
+    assert names == ["iteration-000002", "iteration-000003-unfinished"]
+    assert [row["iteration"] for row in resume(folder.path, reward=by_content).metrics] == [1, 2, 3, 4]
+
+
 def test_a_second_signal_ends_the_program_at_once():
     script = (
         "import os, signal, time\n"
