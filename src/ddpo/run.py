@@ -116,9 +116,8 @@ def train_or_resume(
     if not folder.config.is_file():
         return train(config, display=display)
     if not Checkpoints(folder.checkpoints).all() and not folder.model.exists():
-        with folder.locked():
-            folder.clear()
-        return train(config, display=display)
+        folder.check_abandoned(config.name or "run")
+        return _Start(config, None, None, display).run(begin_again=True)
     return resume(folder.path, config=config, allow_config_change=allow_config_change, display=display)
 
 
@@ -148,12 +147,17 @@ class _Start:
         self._display = display if display is not None and self._runtime.is_main else QuietDisplay()
         self._stop = StopRequest()
 
-    def run(self, checkpoint: Checkpoint | None = None, allow_config_change: bool = False) -> TrainResult:
-        """Train from the beginning, or from a checkpoint of the run in `config.output`."""
+    def run(
+        self, checkpoint: Checkpoint | None = None, allow_config_change: bool = False, *, begin_again: bool = False
+    ) -> TrainResult:
+        """Train from the beginning, or from a checkpoint of the run in `config.output`.
+
+        To `begin_again` is to remove what a run left there that was ended before its first checkpoint.
+        """
         if checkpoint is None:
             with self._display, self._stop.listening():
                 trainer, evaluator, before = self._load()
-                with _made_folder(self._config, self._runtime) as folder:
+                with _made_folder(self._config, self._runtime, begin_again) as folder:
                     return _Run(self._record, trainer, evaluator, folder, self._display).train(before)
         assert self._config.output is not None
         folder = RunFolder(self._config.output)
@@ -224,11 +228,16 @@ def repeatable(config: TrainConfig, reward: RewardSpec | None, prompts: PromptSo
 
 
 @contextmanager
-def _made_folder(config: TrainConfig, runtime: Runtime) -> Iterator[RunFolder]:
-    """Make the run folder in the main process, lock it, and tell the others where it is."""
+def _made_folder(config: TrainConfig, runtime: Runtime, begin_again: bool) -> Iterator[RunFolder]:
+    """Make the run folder, or clear it, in the main process, lock it, and tell the others where it is."""
+    name, made = config.name or "run", None
     with ExitStack() as stack:
-        made = RunFolder.create(config.output, config.name or "run") if runtime.is_main else None
-        if made is not None:
+        if runtime.is_main and begin_again and config.output is not None:
+            made = RunFolder(config.output)
+            stack.enter_context(made.locked())
+            made.clear(name)
+        elif runtime.is_main:
+            made = RunFolder.create(config.output, name)
             stack.enter_context(made.locked())
         folder = runtime.gather([made])[0]
         assert folder is not None

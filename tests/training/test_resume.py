@@ -136,9 +136,24 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(tiny_con
     config.output.mkdir()
     (config.output / "config.yaml").write_text(config.to_yaml())
     (config.output / "metrics.jsonl").write_text('{"iteration": 1}\n')
+    (config.output / ".lock").touch()
     with pytest.raises(CheckpointError, match="no checkpoint: the run was ended before the first one"):
         resume(config.output)
     assert [row["iteration"] for row in train_or_resume(config).metrics] == [1, 2]
+
+
+@pytest.mark.parametrize("other", ["thesis.tex", None])
+def test_a_folder_that_is_not_of_a_run_alone_is_never_cleared(tiny_config, other):
+    config = tiny_config()
+    config.output.mkdir()
+    (config.output / "config.yaml").write_text(config.to_yaml())
+    if other is not None:
+        (config.output / ".lock").touch()
+        (config.output / other).write_text("years of work")
+    there = sorted(config.output.iterdir())
+    with pytest.raises(RunFolderError, match=other or "no run that had begun"):
+        train_or_resume(config)
+    assert sorted(config.output.iterdir()) == there
 
 
 def test_a_changed_setting_is_listed_or_refused(tiny_config):
