@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from ddpo.checkpoints import Checkpoints
 from ddpo.distributed import Runtime
 from ddpo.errors import ConfigError, DivergenceError
 from ddpo.run import train
@@ -107,7 +108,8 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_returned():
     torch.testing.assert_close(parameter.detach(), torch.tensor([-0.6, -0.8]))
 
 
-def test_a_reward_that_fails_in_one_process_ends_all_with_its_message(tiny_config, tmp_path):
+@pytest.mark.parametrize("samples", [8, 16])  # process 1 fails at the only batch, or at the first of two
+def test_a_reward_that_fails_in_one_process_ends_all_with_its_message(tiny_config, tmp_path, samples):
     (tmp_path / "my.py").write_text(
         "def reward(images, prompts, metadata):\n"
         "    import os\n"
@@ -115,7 +117,7 @@ def test_a_reward_that_fails_in_one_process_ends_all_with_its_message(tiny_confi
         "        raise ValueError('only here')\n"
         "    return images.mean((1, 2, 3))\n"
     )
-    config = tiny_config(reward=f"{tmp_path / 'my.py'}:reward", output=None)
+    config = tiny_config(reward=f"{tmp_path / 'my.py'}:reward", output=None, samples_per_iteration=samples)
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     launch = ["torch.distributed.run", "--nproc-per-node=2", "--master-port=29562", "-m", "ddpo"]
     done = subprocess.run(
@@ -125,6 +127,9 @@ def test_a_reward_that_fails_in_one_process_ends_all_with_its_message(tiny_confi
     assert done.returncode != 0
     assert done.stderr.count("Error: Reward") == 2
     assert "only here" in done.stderr
+    checkpoint = Checkpoints(tmp_path / "out" / "checkpoints").get()
+    assert checkpoint.name == "iteration-000001-unfinished"
+    assert [len(each["scores"]["reward"]) for each in checkpoint.state()["unfinished"]] == [4, 0]
 
 
 def test_tensorboard_gets_the_metrics(tiny_config):
