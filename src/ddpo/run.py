@@ -288,14 +288,13 @@ class _Run:
             after = self._train(before)
         except Interrupted as stopped:
             interrupted = stopped
-            name = self._save()
-            self.display.message(f"Interrupted; saved {name}. Go on with: ddpo resume {self.folder.path}")
-        except (OSError, SafetensorError) as error:
-            raise RunFolderError(f"{self.folder.path} cannot be written: {error}.") from error
+            self._save("Interrupted; saved {}. Go on with")
         except (CheckpointError, RunFolderError):
             raise
         except Exception as error:
             self._rescue(error)
+            if _of_the_disk(error):
+                raise RunFolderError(f"{self.folder.path} cannot be written: {error}.") from error
             raise
         finally:
             shutil.rmtree(self.folder.scratch, ignore_errors=True)
@@ -359,21 +358,28 @@ class _Run:
             save_whole(self.trainer.policy, self.folder.model)
         return evaluation
 
-    def _save(self) -> str:
-        """Write a checkpoint of the run as it is, then the model; return the checkpoint's name."""
+    def _save(self, message: str) -> None:
+        """Write a checkpoint of the run as it is, say `message` with its name in place of `{}`, then write the model.
+
+        Raises:
+            CheckpointError, RunFolderError: the one or the other cannot be written.
+        """
         self.display.phase("checkpoint", 0, 1)
         checkpoint = self.checkpointer.save(unrecorded=self.unrecorded)
-        if self.writes and self.trainer.finished:
+        self.display.message(f"{message.format(checkpoint.name)}: ddpo resume {self.folder.path}")
+        if not self.writes or not self.trainer.finished:
+            return
+        try:
             save_whole(self.trainer.policy, self.folder.model)
-        return checkpoint.name
+        except (OSError, SafetensorError) as error:
+            raise RunFolderError(f"{self.folder.model} cannot be written: {error}.") from error
 
     def _rescue(self, error: Exception) -> None:
         """Save what an error leaves. Whatever goes wrong with that must not hide the error."""
         if self.trainer.runtime.processes > 1 and not isinstance(error, DDPOError):
             return  # the other processes have not failed and would not take part
         with suppress(Exception):
-            name = self._save()
-            self.display.message(f"Saved {name}. Once the error is mended, go on with: ddpo resume {self.folder.path}")
+            self._save("Saved {}. Once the error is mended, go on with")
 
     def _draw_curve(self) -> None:
         if self.metrics:
@@ -389,6 +395,12 @@ class _Run:
                 f"The report was not written: {type(error).__name__}: {error}. "
                 f"`ddpo report {self.folder.path}` writes it again."
             )
+
+
+def _of_the_disk(error: Exception) -> bool:
+    """Return whether a file could not be written or read; a connection that failed is an OSError too."""
+    connection = isinstance(error, ConnectionError | TimeoutError)
+    return isinstance(error, SafetensorError) or (isinstance(error, OSError) and not connection and bool(error.errno))
 
 
 def save_whole(policy: Policy, folder: Path) -> None:
