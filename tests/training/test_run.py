@@ -19,6 +19,7 @@ from ddpo.checkpoints import Checkpoints
 from ddpo.config import TrainConfig, load_config, recipes
 from ddpo.distributed import Runtime
 from ddpo.errors import RewardError, RunFolderError
+from ddpo.metrics import PairMetrics
 from ddpo.prompts import load_prompts
 from ddpo.rewards import load_reward
 from ddpo.run import train
@@ -215,6 +216,19 @@ def test_interrupting_saves_the_model(tiny_config):
     assert result.interrupted.exit_code == 130
     assert len(result.metrics) == 1
     assert RunFolder.open(result.folder.path).model.is_dir()
+
+
+def test_a_skipped_update_leaves_metrics_that_are_numbers(tiny_config, monkeypatch):
+    add, calls = PairMetrics.add, []
+
+    def broken_once(self, pairs, metrics):
+        calls.append(1)
+        add(self, pairs, {key: value / 0 * 0 for key, value in metrics.items()} if len(calls) == 1 else metrics)
+
+    monkeypatch.setattr(PairMetrics, "add", broken_once)
+    result = train(tiny_config(on_nonfinite="skip", updates_per_iteration=2))
+    assert [row["updates_skipped"] for row in result.metrics] == [1, 0]
+    assert np.isfinite([row["kl/step"] for row in result.metrics]).all()
 
 
 def test_a_connection_that_fails_is_no_folder_that_cannot_be_written_and_the_run_is_saved(tiny_config, monkeypatch):
