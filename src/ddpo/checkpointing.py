@@ -85,6 +85,8 @@ class Checkpointer:
         said = self._trainer.runtime.gather([(results, problem)])
         for _, message in said:
             if message:
+                if self._trainer.runtime.is_main:
+                    self._checkpoints.discard(name)
                 there = [checkpoint.name for checkpoint in self._checkpoints.all()]
                 last = f"the one before it, {there[-1]}, is whole" if there else "there is none before it"
                 raise CheckpointError(

@@ -96,7 +96,9 @@ def resume(
     """
     folder = RunFolder.open(Path(path))
     config = config or load_config(folder.config, overrides)
-    found = Checkpoints(folder.checkpoints).get(checkpoint)
+    checkpoints = Checkpoints(folder.checkpoints)
+    checkpoints.put_back()
+    found = checkpoints.get(checkpoint)
     return _Start(config.model_copy(update={"output": folder.path}), reward, prompts, display).run(
         found, allow_config_change
     )
@@ -115,7 +117,9 @@ def train_or_resume(
     config = config.model_copy(update={"output": folder.path})
     if not folder.config.is_file():
         return train(config, display=display)
-    if not Checkpoints(folder.checkpoints).all() and not folder.model.exists():
+    checkpoints = Checkpoints(folder.checkpoints)
+    checkpoints.put_back()
+    if not checkpoints.all() and not folder.model.exists():
         folder.check_abandoned(config.name or "run")
         return _Start(config, None, None, display).run(begin_again=True)
     return resume(folder.path, config=config, allow_config_change=allow_config_change, display=display)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from dataclasses import replace
@@ -140,6 +141,26 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(tiny_con
     with pytest.raises(CheckpointError, match="no checkpoint: the run was ended before the first one"):
         resume(config.output)
     assert [row["iteration"] for row in train_or_resume(config).metrics] == [1, 2]
+
+
+def test_a_run_that_was_killed_while_a_checkpoint_was_replaced_has_the_one_before(tiny_config):
+    config = tiny_config(iterations=1, evaluation={"number": 2, "every": None})
+    folder = train(config).folder
+    (checkpoint,) = Checkpoints(folder.checkpoints).all()
+    checkpoint.folder.rename(folder.checkpoints / f".{checkpoint.name}.replaced.partial")
+    assert len(resume(folder.path, ["iterations=2"]).metrics) == 2
+
+
+def test_a_checkpoint_that_does_not_fit_the_disk_leaves_nothing_there(tiny_config, monkeypatch):
+    def full(trainer, folder):
+        (folder / "training.safetensors").write_bytes(b"as far as it fitted")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ddpo.checkpointing.save_tensors", full)
+    config = tiny_config(checkpoint_every=1)
+    with pytest.raises(CheckpointError, match=r"No space left on device.*there is none before it"):
+        train(config)
+    assert list((config.output / "checkpoints").iterdir()) == []
 
 
 @pytest.mark.parametrize("other", ["thesis.tex", None])
