@@ -202,7 +202,7 @@ class _Start:
             seed=config.seed,
             batch_size=config.batch_size,
             base=base,
-            between_batches=trainer.control.meet,
+            meet=trainer.control.meet,
         )
         self._display.start(config.iterations, config.name or "run")
         self._display.phase("fixed samples", 0, 1)

@@ -112,12 +112,21 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_returned():
     torch.testing.assert_close(parameter.detach(), torch.tensor([-0.6, -0.8]))
 
 
-@pytest.mark.parametrize("samples", [8, 16])  # process 1 fails at the only batch, or at the first of two
-def test_a_reward_that_fails_in_one_process_ends_all_with_its_message(tiny_config, tmp_path, samples):
+@pytest.mark.parametrize(
+    ("samples", "where", "saved", "scored"),
+    [
+        (8, "len(prompts) == 4", "iteration-000001-unfinished", [4, 0]),  # the only batch
+        (16, "len(prompts) == 4", "iteration-000001-unfinished", [4, 0]),  # the first of two
+        (8, "calls.count(2) == 2", "iteration-000001", None),  # the fixed samples after the first iteration
+    ],
+)
+def test_a_reward_that_fails_in_one_process_ends_all_with_its_message(
+    tiny_config, tmp_path, samples, where, saved, scored
+):
     (tmp_path / "my.py").write_text(
-        "def reward(images, prompts, metadata):\n"
-        "    import os\n"
-        "    if os.environ['RANK'] == '1' and len(prompts) == 4:\n"
+        "import os\n\ncalls = []\n\n\ndef reward(images, prompts, metadata):\n"
+        "    calls.append(len(prompts))\n"
+        f"    if os.environ['RANK'] == '1' and {where}:\n"
         "        raise ValueError('only here')\n"
         "    return images.mean((1, 2, 3))\n"
     )
@@ -132,8 +141,9 @@ def test_a_reward_that_fails_in_one_process_ends_all_with_its_message(tiny_confi
     assert done.stderr.count("Error: Reward") == 2
     assert "only here" in done.stderr
     checkpoint = Checkpoints(tmp_path / "out" / "checkpoints").get()
-    assert checkpoint.name == "iteration-000001-unfinished"
-    assert [len(each["scores"]["reward"]) for each in checkpoint.state()["unfinished"]] == [4, 0]
+    unfinished = checkpoint.state()["unfinished"]
+    assert checkpoint.name == saved
+    assert scored == (unfinished and [len(each["scores"]["reward"]) for each in unfinished])
 
 
 def test_tensorboard_gets_the_metrics(tiny_config):
