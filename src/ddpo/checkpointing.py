@@ -68,7 +68,7 @@ class Checkpointer:
         checkpoint = self._checkpoints.finish(partial, state)
         if is_best:
             self._checkpoints.mark_best(checkpoint)
-        self._checkpoints.prune(self._config.keep_last)
+        self._checkpoints.prune(self._config.keep_last, checkpoint)
 
     def _together(self, name: str, work: Callable[[], T]) -> list[T]:
         """Return what `work` gives in every process.
@@ -85,6 +85,8 @@ class Checkpointer:
         said = self._trainer.runtime.gather([(results, problem)])
         for _, message in said:
             if message:
+                if self._trainer.runtime.is_main:
+                    self._checkpoints.discard(name)
                 there = [checkpoint.name for checkpoint in self._checkpoints.all()]
                 last = f"the one before it, {there[-1]}, is whole" if there else "there is none before it"
                 raise CheckpointError(

@@ -29,6 +29,7 @@ STATE = "state.json"
 CHECKSUMS = "SHA256SUMS"
 _NAME = re.compile(r"iteration-(\d{6,})(-unfinished)?")
 _PARTIAL = ".partial"
+_REPLACED = ".replaced"
 
 
 def checkpoint_name(iteration: int, *, unfinished: bool = False) -> str:
@@ -116,6 +117,13 @@ class Checkpoints:
         """Return what was left of saves that did not come to their end."""
         return sorted(self.folder.glob(f".*{_PARTIAL}")) if self.folder.is_dir() else []
 
+    def put_back(self) -> None:
+        """Give a checkpoint its name again whose run was killed while another one was about to take its place."""
+        for path in self.half_written():
+            name = path.name[1:].removesuffix(f"{_REPLACED}{_PARTIAL}")
+            if _NAME.fullmatch(name) and not (self.folder / name).exists():
+                path.replace(self.folder / name)
+
     def get(self, name: str | None = None) -> Checkpoint:
         """Return a checkpoint that has been compared with its checksums: the one called `name`, `best`, or the latest.
 
@@ -179,6 +187,10 @@ class Checkpoints:
         """Return the folder of what is not a checkpoint yet, or no longer."""
         return self.folder / f".{name}{_PARTIAL}"
 
+    def discard(self, name: str) -> None:
+        """Remove what was written of a checkpoint that cannot be finished: the disk may be full of it."""
+        shutil.rmtree(self._hidden(name), ignore_errors=True)
+
     def finish(self, partial: Path, state: Mapping[str, Any]) -> Checkpoint:
         """Make a checkpoint of the hidden folder once all else is in it, and point `latest` to it.
 
@@ -197,7 +209,7 @@ class Checkpoints:
         checkpoint = Checkpoint(self.folder / partial.name[1 : -len(_PARTIAL)])
         Checkpoint(partial).verify()
         if checkpoint.folder.exists():  # the same moment of the run, saved before
-            checkpoint.folder.replace(self._hidden(f"{checkpoint.name}.replaced"))
+            checkpoint.folder.replace(self._hidden(f"{checkpoint.name}{_REPLACED}"))
         partial.replace(checkpoint.folder)
         flush_to_disk(self.folder)
         write_atomically(self.folder / "latest", f"{checkpoint.name}\n".encode())
@@ -207,9 +219,13 @@ class Checkpoints:
         """Remember a checkpoint as the best."""
         write_atomically(self.folder / "best", f"{checkpoint.name}\n".encode())
 
-    def prune(self, keep_last: int) -> None:
-        """Remove all but the newest `keep_last` checkpoints and the best; unfinished ones that others have passed."""
-        kept = {checkpoint.name for checkpoint in self.all()[-keep_last:]}
+    def prune(self, keep_last: int, written: Checkpoint) -> None:
+        """Remove all but the newest `keep_last` checkpoints and the best.
+
+        What is further than the one just `written` is of a course that the run has left, and not among the newest.
+        """
+        reached = [checkpoint.name for checkpoint in self.all() if checkpoint.position <= written.position]
+        kept = set(reached[-keep_last:])
         kept |= {(self.folder / name).read_text().strip() for name in ("best",) if (self.folder / name).is_file()}
         for checkpoint in self.all():
             if checkpoint.name not in kept:

@@ -23,18 +23,25 @@ class Control:
         self.batch_size = batch_size
         """Samples in one pass of the network: halved when they do not fit the memory."""
         self._stop = stop or StopRequest()
+        self._common: DDPOError | None = None
+        """The problem that every process has been told of."""
         self.say: Callable[[str], None] = say or (lambda text: None)
 
     def meet(self, problem: DDPOError | None = None) -> None:
         """Let every process say whether it failed or was told to stop; if one does, all end.
 
+        A problem that an earlier meeting raised is raised again: the others have heard of it and ask no more.
+
         Raises:
             DDPOError: the first process's `problem`.
             Interrupted: a process was told to stop.
         """
+        if problem is not None and problem is self._common:
+            raise problem
         said = self.runtime.gather([(self._stop.signal_number, problem)])
         for _, error in said:
             if error is not None:
+                self._common = error
                 raise error
         for signal_number, _ in said:
             if signal_number is not None:

@@ -111,6 +111,8 @@ class Runtime:
         searching = self._scaler.is_enabled() and self._scaler.get_scale() >= 1
         if not math.isfinite(norm) and not searching:
             optimizer.zero_grad(set_to_none=True)
+            if self._scaler.is_enabled():
+                self._scaler.update(self._scaler.get_scale())  # it is done with this update, at the same scale
             raise DivergenceError(
                 f"the gradient is not finite (norm {norm}); no weight was changed. "
                 "Lower learning_rate or use precision=fp32."

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddpo.diversity import diversity
+from ddpo.errors import DDPOError, RewardError
 from ddpo.policy import Policy
 from ddpo.prompts.source import Prompt, PromptSource
 from ddpo.randomness import Stream, sample_seeds
@@ -67,17 +68,18 @@ class Evaluator:
         seed: int,
         batch_size: int,
         base: BaseParameters | None = None,
-        between_batches: Callable[[], None] = lambda: None,
+        meet: Callable[[DDPOError | None], None] = lambda problem: None,
     ) -> None:
         """`rewards` are the trained reward and the others to measure, scored in that order.
 
-        With `base` the divergence from it is measured too. `between_batches` may raise to end an evaluation.
+        With `base` the divergence from it is measured too. `meet` is called between batches and after scoring, with
+        what went wrong if anything did, which it raises in every process; it may also raise to end an evaluation.
         """
         self._prompts: list[Prompt] = source.fixed(number)
         self._seeds = sample_seeds(seed, Stream.FIXED_SAMPLE, 0, range(number))
         self._batch_size = min(batch_size, number)
         self._base = base
-        self._between_batches = between_batches
+        self._meet = meet
         self._scorer = Scorer(rewards[:1], rewards[1:])
 
     @property
@@ -106,10 +108,18 @@ class Evaluator:
             policy.encode(texts),
             self._seeds,
             batch_size=self._batch_size,
-            progress=lambda done: self._between_batches(),
+            progress=lambda done: self._meet(None),
         )
         images = policy.decode(trajectory.final)
-        scores = self._scorer.combine([self._scorer.score(images, texts, metadata)], texts)
+        scores: dict[str, NDArray[np.float64]] = {}
+        problem: RewardError | None = None
+        try:
+            scores = self._scorer.combine([self._scorer.score(images, texts, metadata)], texts)
+        except RewardError as error:
+            problem = error
+        self._meet(problem)
+        if problem is not None:
+            raise problem
         return Evaluation(iteration, to_uint8(images.numpy()), scores, self._divergence(policy, trajectory))
 
     def _divergence(self, policy: Policy, trajectory: Trajectory) -> float | None:

@@ -96,7 +96,9 @@ def resume(
     """
     folder = RunFolder.open(Path(path))
     config = config or load_config(folder.config, overrides)
-    found = Checkpoints(folder.checkpoints).get(checkpoint)
+    checkpoints = Checkpoints(folder.checkpoints)
+    checkpoints.put_back()
+    found = checkpoints.get(checkpoint)
     return _Start(config.model_copy(update={"output": folder.path}), reward, prompts, display).run(
         found, allow_config_change
     )
@@ -115,10 +117,11 @@ def train_or_resume(
     config = config.model_copy(update={"output": folder.path})
     if not folder.config.is_file():
         return train(config, display=display)
-    if not Checkpoints(folder.checkpoints).all() and not folder.model.exists():
-        with folder.locked():
-            folder.clear()
-        return train(config, display=display)
+    checkpoints = Checkpoints(folder.checkpoints)
+    checkpoints.put_back()
+    if not checkpoints.all() and not folder.model.exists():
+        folder.check_abandoned(config.name or "run")
+        return _Start(config, None, None, display).run(begin_again=True)
     return resume(folder.path, config=config, allow_config_change=allow_config_change, display=display)
 
 
@@ -148,12 +151,17 @@ class _Start:
         self._display = display if display is not None and self._runtime.is_main else QuietDisplay()
         self._stop = StopRequest()
 
-    def run(self, checkpoint: Checkpoint | None = None, allow_config_change: bool = False) -> TrainResult:
-        """Train from the beginning, or from a checkpoint of the run in `config.output`."""
+    def run(
+        self, checkpoint: Checkpoint | None = None, allow_config_change: bool = False, *, begin_again: bool = False
+    ) -> TrainResult:
+        """Train from the beginning, or from a checkpoint of the run in `config.output`.
+
+        To `begin_again` is to remove what a run left there that was ended before its first checkpoint.
+        """
         if checkpoint is None:
             with self._display, self._stop.listening():
                 trainer, evaluator, before = self._load()
-                with _made_folder(self._config, self._runtime) as folder:
+                with _made_folder(self._config, self._runtime, begin_again) as folder:
                     return _Run(self._record, trainer, evaluator, folder, self._display).train(before)
         assert self._config.output is not None
         folder = RunFolder(self._config.output)
@@ -194,7 +202,7 @@ class _Start:
             seed=config.seed,
             batch_size=config.batch_size,
             base=base,
-            between_batches=trainer.control.meet,
+            meet=trainer.control.meet,
         )
         self._display.start(config.iterations, config.name or "run")
         self._display.phase("fixed samples", 0, 1)
@@ -224,11 +232,16 @@ def repeatable(config: TrainConfig, reward: RewardSpec | None, prompts: PromptSo
 
 
 @contextmanager
-def _made_folder(config: TrainConfig, runtime: Runtime) -> Iterator[RunFolder]:
-    """Make the run folder in the main process, lock it, and tell the others where it is."""
+def _made_folder(config: TrainConfig, runtime: Runtime, begin_again: bool) -> Iterator[RunFolder]:
+    """Make the run folder, or clear it, in the main process, lock it, and tell the others where it is."""
+    name, made = config.name or "run", None
     with ExitStack() as stack:
-        made = RunFolder.create(config.output, config.name or "run") if runtime.is_main else None
-        if made is not None:
+        if runtime.is_main and begin_again and config.output is not None:
+            made = RunFolder(config.output)
+            stack.enter_context(made.locked())
+            made.clear(name)
+        elif runtime.is_main:
+            made = RunFolder.create(config.output, name)
             stack.enter_context(made.locked())
         folder = runtime.gather([made])[0]
         assert folder is not None
@@ -279,14 +292,13 @@ class _Run:
             after = self._train(before)
         except Interrupted as stopped:
             interrupted = stopped
-            name = self._save()
-            self.display.message(f"Interrupted; saved {name}. Go on with: ddpo resume {self.folder.path}")
-        except (OSError, SafetensorError) as error:
-            raise RunFolderError(f"{self.folder.path} cannot be written: {error}.") from error
+            self._save("Interrupted; saved {}. Go on with")
         except (CheckpointError, RunFolderError):
             raise
         except Exception as error:
             self._rescue(error)
+            if _of_the_disk(error):
+                raise RunFolderError(f"{self.folder.path} cannot be written: {error}.") from error
             raise
         finally:
             shutil.rmtree(self.folder.scratch, ignore_errors=True)
@@ -350,21 +362,28 @@ class _Run:
             save_whole(self.trainer.policy, self.folder.model)
         return evaluation
 
-    def _save(self) -> str:
-        """Write a checkpoint of the run as it is, then the model; return the checkpoint's name."""
+    def _save(self, message: str) -> None:
+        """Write a checkpoint of the run as it is, say `message` with its name in place of `{}`, then write the model.
+
+        Raises:
+            CheckpointError, RunFolderError: the one or the other cannot be written.
+        """
         self.display.phase("checkpoint", 0, 1)
         checkpoint = self.checkpointer.save(unrecorded=self.unrecorded)
-        if self.writes and self.trainer.finished:
+        self.display.message(f"{message.format(checkpoint.name)}: ddpo resume {self.folder.path}")
+        if not self.writes or not self.trainer.finished:
+            return
+        try:
             save_whole(self.trainer.policy, self.folder.model)
-        return checkpoint.name
+        except (OSError, SafetensorError) as error:
+            raise RunFolderError(f"{self.folder.model} cannot be written: {error}.") from error
 
     def _rescue(self, error: Exception) -> None:
         """Save what an error leaves. Whatever goes wrong with that must not hide the error."""
         if self.trainer.runtime.processes > 1 and not isinstance(error, DDPOError):
             return  # the other processes have not failed and would not take part
         with suppress(Exception):
-            name = self._save()
-            self.display.message(f"Saved {name}. Once the error is mended, go on with: ddpo resume {self.folder.path}")
+            self._save("Saved {}. Once the error is mended, go on with")
 
     def _draw_curve(self) -> None:
         if self.metrics:
@@ -380,6 +399,12 @@ class _Run:
                 f"The report was not written: {type(error).__name__}: {error}. "
                 f"`ddpo report {self.folder.path}` writes it again."
             )
+
+
+def _of_the_disk(error: Exception) -> bool:
+    """Return whether a file could not be written or read; a connection that failed is an OSError too."""
+    connection = isinstance(error, ConnectionError | TimeoutError)
+    return isinstance(error, SafetensorError) or (isinstance(error, OSError) and not connection and bool(error.errno))
 
 
 def save_whole(policy: Policy, folder: Path) -> None:

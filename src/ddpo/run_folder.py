@@ -205,8 +205,24 @@ class RunFolder:
         for folder in (self.scratch, self.model.with_name(f".{self.model.name}.partial")):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def clear(self) -> None:
-        """Remove everything but the lock."""
+    def check_abandoned(self, name: str) -> None:
+        """Look at whether a run called `name` that left neither a checkpoint nor a model is all there is in the folder.
+
+        Raises:
+            RunFolderError: no run has begun in it, or there is something else.
+        """
+        written = (self.config, self.metrics, self.curve, self.before_after, self.report)
+        folders = (self.samples, self.scratch, self.checkpoints, self.path / name)  # a tracker's is called as the run
+        own = {self.lock_file, *written, *folders}
+        paths = [path for path in self.path.iterdir() if path not in own and path.suffix not in (".partial", ".tmp")]
+        others = sorted(path.name for path in paths)
+        if others or not self.lock_file.is_file():
+            what = f"other files than those of a run ({', '.join(others)})" if others else "no run that had begun"
+            raise RunFolderError(f"output: {self.path} holds {what} and is never overwritten; give another folder.")
+
+    def clear(self, name: str) -> None:
+        """Remove everything but the lock, after `check_abandoned`."""
+        self.check_abandoned(name)
         for path in self.path.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)

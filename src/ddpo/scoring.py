@@ -72,7 +72,8 @@ class Scoring(Generic[T]):
         self._reward, self._settings, self._group_size, self._device = reward, settings, group_size, device
         self._check, self._say = check, say
         self._tasks: queue.SimpleQueue[tuple[Part[T], Future[Scores]] | None] = queue.SimpleQueue()
-        self._threads = 0
+        self._threads, self._started = 0, 0
+        """Threads that are not given up, and all there have been."""
         self._waiting: deque[tuple[Part[T], Future[Scores]]] = deque()
 
     def add(self, part: Part[T]) -> Iterator[tuple[T, Scores]]:
@@ -94,10 +95,10 @@ class Scoring(Generic[T]):
             yield self._oldest()
 
     def close(self) -> None:
-        """Let the threads end once they are back from their rewards."""
-        for _ in range(self._threads):
+        """Let the threads end once they are back from their rewards, also those that were given up."""
+        for _ in range(self._started):
             self._tasks.put(None)
-        self._threads = 0
+        self._threads, self._started = 0, 0
 
     def _oldest(self) -> tuple[T, Scores]:
         part, future = self._waiting[0]
@@ -145,6 +146,7 @@ class Scoring(Generic[T]):
     def _begin(self, part: Part[T]) -> Future[Scores]:
         if self._threads < self._settings.workers:
             self._threads += 1
+            self._started += 1
             threading.Thread(target=self._work, name="reward", daemon=True).start()
         future: Future[Scores] = Future()
         self._tasks.put((part, future))
@@ -174,8 +176,8 @@ class Scoring(Generic[T]):
             try:
                 return future.result(timeout=max(left, 0.0))
             except TimeoutError:
-                if future.done():
-                    raise  # the reward's own
+                if future.done():  # in the meantime
+                    return future.result()
             if limit is not None and time.monotonic() - start >= limit:
                 self._threads -= 1  # it is given up, another one takes its place
                 last = part.first + len(part.prompts) - 1

@@ -65,7 +65,8 @@ class Updater:
             pairs = self._control.fitting(partial(self._accumulate, minibatch))
             norm = self._step(experience, pairs)
             state.norms += [] if norm is None else [norm]
-            state.sums += pairs.sums()
+            sums = pairs.sums()
+            state.sums += sums if np.isfinite([total for _, total, _ in sums]).all() else []  # else it is skipped
             state.done += 1
             watch.lap("time/update")
             progress("update", state.done, total)

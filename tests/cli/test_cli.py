@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from ddpo.cli import program
+from ddpo.interruption import Interrupted
 
 PROGRAM = Path(sys.executable).with_name("ddpo")
 
@@ -115,3 +120,15 @@ def test_sampling_something_that_is_not_there():
     done = ddpo("sample", "./nowhere", "--prompt", "a cat")
     assert done.returncode == 2
     assert "nowhere" in done.stderr
+
+
+def test_a_run_that_is_interrupted_while_it_loads_may_be_given_again(monkeypatch, capsys):
+    def interrupted():
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(program, "app", interrupted)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    assert ended.value.code == 143
+    assert "give the same command again" in capsys.readouterr().err  # also of `ddpo resume`, with checkpoints there

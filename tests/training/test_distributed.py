@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from ddpo.checkpoints import Checkpoints
 from ddpo.distributed import Runtime
 from ddpo.errors import ConfigError, DivergenceError
 from ddpo.run import train
@@ -93,9 +94,13 @@ def test_fp16_skips_an_overflow_and_stops_when_no_scale_helps():
             runtime.backward((parameter * float("nan")).sum())
             runtime.optimizer_step(optimizer, [parameter], 1.0)
 
-    with pytest.raises(DivergenceError, match="not finite"):
-        never_finite()
+    for _ in range(2):  # where such updates are skipped, the next one may be no better
+        with pytest.raises(DivergenceError, match="not finite"):
+            never_finite()
     assert parameter.item() == 1.0
+    runtime.backward(parameter.sum())  # gradient 1
+    assert runtime.optimizer_step(optimizer, [parameter], 1.0) == 1.0
+    assert parameter.item() == pytest.approx(0.0, abs=2e-6)  # clipping divides by the norm + 1e-6
 
 
 def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_returned():
@@ -107,15 +112,25 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_returned():
     torch.testing.assert_close(parameter.detach(), torch.tensor([-0.6, -0.8]))
 
 
-def test_a_reward_that_fails_in_one_process_ends_all_with_its_message(tiny_config, tmp_path):
+@pytest.mark.parametrize(
+    ("samples", "where", "saved", "scored"),
+    [
+        (8, "len(prompts) == 4", "iteration-000001-unfinished", [4, 0]),  # the only batch
+        (16, "len(prompts) == 4", "iteration-000001-unfinished", [4, 0]),  # the first of two
+        (8, "calls.count(2) == 2", "iteration-000001", None),  # the fixed samples after the first iteration
+    ],
+)
+def test_a_reward_that_fails_in_one_process_ends_all_with_its_message(
+    tiny_config, tmp_path, samples, where, saved, scored
+):
     (tmp_path / "my.py").write_text(
-        "def reward(images, prompts, metadata):\n"
-        "    import os\n"
-        "    if os.environ['RANK'] == '1' and len(prompts) == 4:\n"
+        "import os\n\ncalls = []\n\n\ndef reward(images, prompts, metadata):\n"
+        "    calls.append(len(prompts))\n"
+        f"    if os.environ['RANK'] == '1' and {where}:\n"
         "        raise ValueError('only here')\n"
         "    return images.mean((1, 2, 3))\n"
     )
-    config = tiny_config(reward=f"{tmp_path / 'my.py'}:reward", output=None)
+    config = tiny_config(reward=f"{tmp_path / 'my.py'}:reward", output=None, samples_per_iteration=samples)
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     launch = ["torch.distributed.run", "--nproc-per-node=2", "--master-port=29562", "-m", "ddpo"]
     done = subprocess.run(
@@ -125,6 +140,10 @@ def test_a_reward_that_fails_in_one_process_ends_all_with_its_message(tiny_confi
     assert done.returncode != 0
     assert done.stderr.count("Error: Reward") == 2
     assert "only here" in done.stderr
+    checkpoint = Checkpoints(tmp_path / "out" / "checkpoints").get()
+    unfinished = checkpoint.state()["unfinished"]
+    assert checkpoint.name == saved
+    assert scored == (unfinished and [len(each["scores"]["reward"]) for each in unfinished])
 
 
 def test_tensorboard_gets_the_metrics(tiny_config):

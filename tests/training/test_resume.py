@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from dataclasses import replace
@@ -136,9 +137,44 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(tiny_con
     config.output.mkdir()
     (config.output / "config.yaml").write_text(config.to_yaml())
     (config.output / "metrics.jsonl").write_text('{"iteration": 1}\n')
+    (config.output / ".lock").touch()
     with pytest.raises(CheckpointError, match="no checkpoint: the run was ended before the first one"):
         resume(config.output)
     assert [row["iteration"] for row in train_or_resume(config).metrics] == [1, 2]
+
+
+def test_a_run_that_was_killed_while_a_checkpoint_was_replaced_has_the_one_before(tiny_config):
+    config = tiny_config(iterations=1, evaluation={"number": 2, "every": None})
+    folder = train(config).folder
+    (checkpoint,) = Checkpoints(folder.checkpoints).all()
+    checkpoint.folder.rename(folder.checkpoints / f".{checkpoint.name}.replaced.partial")
+    assert len(resume(folder.path, ["iterations=2"]).metrics) == 2
+
+
+def test_a_checkpoint_that_does_not_fit_the_disk_leaves_nothing_there(tiny_config, monkeypatch):
+    def full(trainer, folder):
+        (folder / "training.safetensors").write_bytes(b"as far as it fitted")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ddpo.checkpointing.save_tensors", full)
+    config = tiny_config(checkpoint_every=1)
+    with pytest.raises(CheckpointError, match=r"No space left on device.*there is none before it"):
+        train(config)
+    assert list((config.output / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("other", ["thesis.tex", None])
+def test_a_folder_that_is_not_of_a_run_alone_is_never_cleared(tiny_config, other):
+    config = tiny_config()
+    config.output.mkdir()
+    (config.output / "config.yaml").write_text(config.to_yaml())
+    if other is not None:
+        (config.output / ".lock").touch()
+        (config.output / other).write_text("years of work")
+    there = sorted(config.output.iterdir())
+    with pytest.raises(RunFolderError, match=other or "no run that had begun"):
+        train_or_resume(config)
+    assert sorted(config.output.iterdir()) == there
 
 
 def test_a_changed_setting_is_listed_or_refused(tiny_config):
@@ -196,6 +232,18 @@ def test_a_checkpoint_is_sampled_like_the_run(tiny_config, tmp_path, rank):
         (file,) = draw_pictures(config, weights, ["a cat"], number=1, seed=0, output=tmp_path / f"{number}.png")
         drawn.append(np.asarray(Image.open(file)).astype(int))
     assert np.abs(drawn[0] - drawn[1]).max() <= 1  # an adapter is fused in the one and beside the layers in the other
+
+
+def test_a_run_that_went_back_to_an_older_checkpoint_keeps_what_it_saves_then(tiny_config):
+    evaluation = {"number": 2, "every": None}
+    config = tiny_config(iterations=4, checkpoint_every=1, keep_last=3, evaluation=evaluation)
+    folder = train(config, reward=by_content).folder  # checkpoints 2, 3 and 4
+    again = {"reward": by_content, "checkpoint": "iteration-000002", "display": Signalling("rollout", 1)}
+    stopped = resume(folder.path, ["keep_last=2", "learning_rate=1e-4"], **again)
+    assert stopped.interrupted is not None
+    names = [checkpoint.name for checkpoint in Checkpoints(folder.checkpoints).all()]
+    assert names == ["iteration-000002", "iteration-000003-unfinished"]
+    assert [row["iteration"] for row in resume(folder.path, reward=by_content).metrics] == [1, 2, 3, 4]
 
 
 def test_a_second_signal_ends_the_program_at_once():

@@ -13,9 +13,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_run import Signalling
 
+from ddpo.checkpoints import Checkpoints
 from ddpo.config import TrainConfig, load_config, recipes
-from ddpo.errors import RewardError
+from ddpo.distributed import Runtime
+from ddpo.errors import RewardError, RunFolderError
+from ddpo.metrics import PairMetrics
 from ddpo.prompts import load_prompts
 from ddpo.rewards import load_reward
 from ddpo.run import train
@@ -212,3 +216,37 @@ def test_interrupting_saves_the_model(tiny_config):
     assert result.interrupted.exit_code == 130
     assert len(result.metrics) == 1
     assert RunFolder.open(result.folder.path).model.is_dir()
+
+
+def test_a_skipped_update_leaves_metrics_that_are_numbers(tiny_config, monkeypatch):
+    add, calls = PairMetrics.add, []
+
+    def broken_once(self, pairs, metrics):
+        calls.append(1)
+        add(self, pairs, {key: value / 0 * 0 for key, value in metrics.items()} if len(calls) == 1 else metrics)
+
+    monkeypatch.setattr(PairMetrics, "add", broken_once)
+    result = train(tiny_config(on_nonfinite="skip", updates_per_iteration=2))
+    assert [row["updates_skipped"] for row in result.metrics] == [1, 0]
+    assert np.isfinite([row["kl/step"] for row in result.metrics]).all()
+
+
+def test_a_connection_that_fails_is_no_folder_that_cannot_be_written_and_the_run_is_saved(tiny_config, monkeypatch):
+    def track(self, metrics):
+        raise ConnectionError("the tracker is gone")
+
+    monkeypatch.setattr(Runtime, "track", track)
+    config = tiny_config()
+    with pytest.raises(ConnectionError):
+        train(config)
+    assert Checkpoints(RunFolder(config.output).checkpoints).get().name == "iteration-000001"
+
+
+def test_a_model_that_cannot_be_written_does_not_hide_the_checkpoint(tiny_config, monkeypatch):
+    config, display = tiny_config(evaluation={"number": 2, "every": None}), Signalling("rollout", 3)
+    monkeypatch.setattr(
+        "ddpo.run.save_whole", lambda policy, folder: folder.joinpath("no", "such", "folder").write_bytes(b"")
+    )
+    with pytest.raises(RunFolderError, match="model cannot be written"):
+        train(config, display=display)
+    assert f"saved iteration-000002-unfinished. Go on with: ddpo resume {config.output}" in display.said[-1]

@@ -43,7 +43,7 @@ def main() -> None:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(2)
     except Interrupted as stopped:
-        typer.echo("Interrupted before the first iteration: there is nothing to go on from.", err=True)
+        typer.echo("Interrupted before the run had begun: nothing was written; give the same command again.", err=True)
         sys.exit(stopped.exit_code)
 
 
