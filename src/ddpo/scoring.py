@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -155,13 +156,20 @@ class Scoring(Generic[T]):
             torch.cuda.set_device(self._device)  # a thread begins on the first GPU, whichever is the process's
         while (task := self._tasks.get()) is not None:
             part, future = task
-            texts, metadata = [prompt.text for prompt in part.prompts], [prompt.metadata for prompt in part.prompts]
-            try:
-                scores = score_components(self._reward, part.images, texts, metadata, first_index=part.first)
-            except BaseException as error:
-                future.set_exception(error)
+            outcome = self._outcome(part)
+            if not future.set_running_or_notify_cancel():
+                return  # it was given up meanwhile: another thread has taken this one's place
+            if isinstance(outcome, BaseException):
+                future.set_exception(outcome)
             else:
-                future.set_result(scores)
+                future.set_result(outcome)
+
+    def _outcome(self, part: Part[T]) -> Scores | BaseException:
+        texts, metadata = [prompt.text for prompt in part.prompts], [prompt.metadata for prompt in part.prompts]
+        try:
+            return score_components(self._reward, part.images, texts, metadata, first_index=part.first)
+        except BaseException as error:
+            return error
 
     def _result(self, future: Future[Scores], part: Part[T]) -> Scores:
         """Return what a thread found, waiting for as long as the time limit allows."""
@@ -171,13 +179,10 @@ class Scoring(Generic[T]):
             if not future.done():
                 self._check()
             left = WAIT if limit is None else min(WAIT, limit - (time.monotonic() - start))
-            try:
+            with suppress(TimeoutError):  # the wait's: one of the reward's own is a RewardError
                 return future.result(timeout=max(left, 0.0))
-            except TimeoutError:
-                if future.done():
-                    raise  # the reward's own
-            if limit is not None and time.monotonic() - start >= limit:
-                self._threads -= 1  # it is given up, another one takes its place
+            if limit is not None and time.monotonic() - start >= limit and future.cancel():
+                self._threads -= 1  # its thread is given up, another one takes the place
                 last = part.first + len(part.prompts) - 1
                 raise RewardError(
                     f"Reward '{self._reward.name}' did not score samples {part.first} to {last} within {limit:g} s; "
