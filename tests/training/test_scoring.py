@@ -1,4 +1,4 @@
-"""Scoring in threads: order, overlap, time limits and what an error does; and an update that does not fit the memory."""
+"""Scoring in threads: order, overlap, time limits, what an error does; and an update too large for the memory."""
 
 from __future__ import annotations
 
