@@ -47,7 +47,7 @@ class PairMetrics:
     def not_finite(self) -> list[tuple[int, int]]:
         """Return `(sample index, step index)` of the pairs one of whose metrics is NaN or infinite.
 
-        Where that is `loss` alone, which is one number a microbatch, it cannot be told which of its pairs it comes from.
+        Where that is `loss` alone, which is one number a microbatch, it cannot be told which of its pairs it is from.
         """
         own = [np.isfinite(self._column(name)) for name in self._seen[0][2] if name != LOSS]
         finite_N, loss_N = np.all(own, axis=0), np.isfinite(self._column(LOSS))
