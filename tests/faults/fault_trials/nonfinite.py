@@ -153,8 +153,8 @@ PASSING = ("a prediction", "the gradient of a pair")
 @trial(
     8,
     "nonfinite",
-    "NaN or an infinity in a weight, a sample or a gradient stops the run before the optimizer: weights and moments stay "
-    "the same bits; or the update is skipped and counted.",
+    "NaN or an infinity in a weight, a sample or a gradient stops the run before the optimizer: weights and moments "
+    "stay the same bits; or the update is skipped and counted.",
     fast=1,
     full=40,
 )
