@@ -20,7 +20,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("faults", "support")]
+sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("faults", "support", "learning")]
 
 from fault_trials.registry import Tally, Trial, all_trials, count  # noqa: E402 - found through the line above
 

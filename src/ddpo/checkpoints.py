@@ -75,7 +75,8 @@ class Checkpoint:
         Raises:
             CheckpointError: a file is missing, cannot be read or is not as it was written; it is named.
         """
-        for name, digest in self._checksums().items():
+        checksums = self._checksums()
+        for name, digest in checksums.items():
             file = self.folder / name
             try:
                 same = _digest(file) == digest
@@ -85,17 +86,22 @@ class Checkpoint:
                 raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from None
             if not same:
                 raise CheckpointError(f"{file} is damaged: it is not what was written.")
+        if foreign := [file for file in self._files() if file.relative_to(self.folder).as_posix() not in checksums]:
+            raise CheckpointError(f"{foreign[0]} does not belong to the checkpoint, or {CHECKSUMS} is damaged.")
+
+    def _files(self) -> list[Path]:
+        """Return every file but the checksums."""
+        return sorted(path for path in self.folder.rglob("*") if path.is_file() and path != self.folder / CHECKSUMS)
 
     def _checksums(self) -> dict[str, str]:
         file = self.folder / CHECKSUMS
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             what = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
             raise CheckpointError(f"{file} {what}.") from None
-        entries = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in lines]
-        checksums = {entry[2]: entry[1] for entry in entries if entry is not None}
-        if len(checksums) != len(lines) or STATE not in checksums:
+        checksums = {name: digest for digest, name in re.findall(r"^([0-9a-f]{64})  (.+)$", text, re.MULTILINE)}
+        if text != _sums(checksums) or STATE not in checksums:
             raise CheckpointError(f"{file} is damaged: it is not what was written.")
         return checksums
 
@@ -136,9 +142,9 @@ class Checkpoints:
         except CheckpointError as error:
             older = [each.name for each in self.all() if each.position < checkpoint.position]
             offer = (
-                f" Go on from the one before it with --checkpoint {older[-1]}."
+                f"Go on from the one before it with --checkpoint {older[-1]}."
                 if older
-                else " There is none before it."
+                else "There is none before it; start the run again."
             )
             raise CheckpointError(f"{error} {offer}") from None
         return checkpoint
@@ -165,7 +171,7 @@ class Checkpoints:
             return there[-1]
         if name not in [checkpoint.name for checkpoint in there]:
             raise CheckpointError(
-                f"{self.folder / name}, which {file.name} names, is missing. Go on from another one with --checkpoint "
+                f"{file} names the checkpoint '{name}', which is not there. Go on from another one with --checkpoint "
                 f"{there[-1].name}."
             )
         return Checkpoint(self.folder / name)
@@ -202,8 +208,8 @@ class Checkpoints:
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         for file in files:
             flush_to_disk(file)
-        lines = [f"{_digest(file)}  {file.relative_to(partial).as_posix()}\n" for file in files]
-        (partial / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+        sums = _sums({file.relative_to(partial).as_posix(): _digest(file) for file in files})
+        (partial / CHECKSUMS).write_text(sums, encoding="utf-8")
         for path in (partial / CHECKSUMS, *(path for path in partial.rglob("*") if path.is_dir()), partial):
             flush_to_disk(path)
         checkpoint = Checkpoint(self.folder / partial.name[1 : -len(_PARTIAL)])
@@ -232,6 +238,11 @@ class Checkpoints:
                 checkpoint.folder.replace(self._hidden(checkpoint.name))  # never a checkpoint half removed
         for path in self.half_written():
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _sums(checksums: Mapping[str, str]) -> str:
+    """Return the text of `CHECKSUMS`, as `sha256sum` writes it."""
+    return "".join(f"{digest}  {name}\n" for name, digest in checksums.items())
 
 
 def _digest(file: Path) -> str:

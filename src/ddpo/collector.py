@@ -154,7 +154,9 @@ class Collector:
         texts = [prompt.text for prompt in self._drawn_prompts(experience.iteration)]
         everyone = self._control.runtime.gather([experience.scores])
         score_B = {key: np.array([score for scores in everyone for score in scores[key]]) for key in experience.scores}
-        kept_K = np.flatnonzero(np.all([np.isfinite(values) for values in score_B.values()], axis=0))
+        scored_B = np.all([np.isfinite(values) for values in score_B.values()], axis=0)
+        size = self._config.samples_per_prompt  # a group may have been scored in two parts, of which one failed
+        kept_K = np.flatnonzero(scored_B.reshape(-1, size).all(1).repeat(size))
         if 2 * len(kept_K) < len(texts):
             raise RewardError(
                 f"Reward '{self._reward.name}' failed on {len(texts) - len(kept_K)} of {len(texts)} samples of "

@@ -15,6 +15,8 @@ BUCKETS = 5
 """Stretches of the denoising run that metrics are also given for, 1 the noisiest."""
 AVERAGED = ("clip_fraction", "kl/step", "denoising_loss")
 """Metrics of pairs that are averaged; docs/metrics.md explains them."""
+LOSS = "loss"
+"""The loss of the microbatch a pair was in."""
 
 
 class Pairs(Protocol):
@@ -43,10 +45,15 @@ class PairMetrics:
         self._seen.append((pairs.sample_N, pairs.step_N, values))
 
     def not_finite(self) -> list[tuple[int, int]]:
-        """Return `(sample index, step index)` of the pairs one of whose metrics is NaN or infinite."""
-        finite_N = np.all([np.isfinite(self._column(name)) for name in self._seen[0][2]], axis=0)
+        """Return `(sample index, step index)` of the pairs one of whose metrics is NaN or infinite.
+
+        Where that is `loss` alone, which is one number a microbatch, it cannot be told which of its pairs it is from.
+        """
+        own = [np.isfinite(self._column(name)) for name in self._seen[0][2] if name != LOSS]
+        finite_N, loss_N = np.all(own, axis=0), np.isfinite(self._column(LOSS))
         sample_N = np.asarray(torch.cat([sample_N for sample_N, _, _ in self._seen]).cpu())
-        return [(int(sample_N[n]), int(self._steps_N()[n])) for n in np.flatnonzero(~finite_N)]
+        broken = np.flatnonzero(~finite_N) if not finite_N.all() else np.flatnonzero(~loss_N)
+        return [(int(sample_N[n]), int(self._steps_N()[n])) for n in broken]
 
     def largest_ratio_errors(self) -> list[tuple[float, int, int]]:
         """Return the largest |ratio - 1| recorded in each bucket: `(error, step index, bucket)`; NaN is infinite."""
@@ -60,7 +67,12 @@ class PairMetrics:
         return rows
 
     def sums(self) -> list[tuple[str, float, int]]:
-        """Return `(name, sum, count)` of every averaged metric, overall and per bucket."""
+        """Return `(name, sum, count)` of every averaged metric, overall and per bucket.
+
+        Nothing where a pair is not finite: its update is skipped, and no average could be made with it.
+        """
+        if self.not_finite():
+            return []
         bucket_N = self._buckets_N()
         rows = []
         for name in (name for name in AVERAGED if name in self._seen[0][2]):

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -72,8 +73,7 @@ class Scoring(Generic[T]):
         self._reward, self._settings, self._group_size, self._device = reward, settings, group_size, device
         self._check, self._say = check, say
         self._tasks: queue.SimpleQueue[tuple[Part[T], Future[Scores]] | None] = queue.SimpleQueue()
-        self._threads, self._started = 0, 0
-        """Threads that are not given up, and all there have been."""
+        self._threads = 0
         self._waiting: deque[tuple[Part[T], Future[Scores]]] = deque()
 
     def add(self, part: Part[T]) -> Iterator[tuple[T, Scores]]:
@@ -95,10 +95,10 @@ class Scoring(Generic[T]):
             yield self._oldest()
 
     def close(self) -> None:
-        """Let the threads end once they are back from their rewards, also those that were given up."""
-        for _ in range(self._started):
+        """Let the threads end once they are back from their rewards."""
+        for _ in range(self._threads):
             self._tasks.put(None)
-        self._threads, self._started = 0, 0
+        self._threads = 0
 
     def _oldest(self) -> tuple[T, Scores]:
         part, future = self._waiting[0]
@@ -146,7 +146,6 @@ class Scoring(Generic[T]):
     def _begin(self, part: Part[T]) -> Future[Scores]:
         if self._threads < self._settings.workers:
             self._threads += 1
-            self._started += 1
             threading.Thread(target=self._work, name="reward", daemon=True).start()
         future: Future[Scores] = Future()
         self._tasks.put((part, future))
@@ -157,13 +156,20 @@ class Scoring(Generic[T]):
             torch.cuda.set_device(self._device)  # a thread begins on the first GPU, whichever is the process's
         while (task := self._tasks.get()) is not None:
             part, future = task
-            texts, metadata = [prompt.text for prompt in part.prompts], [prompt.metadata for prompt in part.prompts]
-            try:
-                scores = score_components(self._reward, part.images, texts, metadata, first_index=part.first)
-            except BaseException as error:
-                future.set_exception(error)
+            outcome = self._outcome(part)
+            if not future.set_running_or_notify_cancel():
+                return  # it was given up meanwhile: another thread has taken this one's place
+            if isinstance(outcome, BaseException):
+                future.set_exception(outcome)
             else:
-                future.set_result(scores)
+                future.set_result(outcome)
+
+    def _outcome(self, part: Part[T]) -> Scores | BaseException:
+        texts, metadata = [prompt.text for prompt in part.prompts], [prompt.metadata for prompt in part.prompts]
+        try:
+            return score_components(self._reward, part.images, texts, metadata, first_index=part.first)
+        except BaseException as error:
+            return error
 
     def _result(self, future: Future[Scores], part: Part[T]) -> Scores:
         """Return what a thread found, waiting for as long as the time limit allows."""
@@ -173,13 +179,10 @@ class Scoring(Generic[T]):
             if not future.done():
                 self._check()
             left = WAIT if limit is None else min(WAIT, limit - (time.monotonic() - start))
-            try:
+            with suppress(TimeoutError):  # the wait's: one of the reward's own is a RewardError
                 return future.result(timeout=max(left, 0.0))
-            except TimeoutError:
-                if future.done():  # in the meantime
-                    return future.result()
-            if limit is not None and time.monotonic() - start >= limit:
-                self._threads -= 1  # it is given up, another one takes its place
+            if limit is not None and time.monotonic() - start >= limit and future.cancel():
+                self._threads -= 1  # its thread is given up, another one takes the place
                 last = part.first + len(part.prompts) - 1
                 raise RewardError(
                     f"Reward '{self._reward.name}' did not score samples {part.first} to {last} within {limit:g} s; "

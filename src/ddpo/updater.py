@@ -17,7 +17,7 @@ from ddpo.config import TrainConfig
 from ddpo.control import Control
 from ddpo.errors import DivergenceError, ReplayError
 from ddpo.experience import Experience, Metrics, Trajectories
-from ddpo.metrics import PairMetrics, averages
+from ddpo.metrics import LOSS, PairMetrics, averages
 from ddpo.minibatches import DenoisingBatch, denoising_updates, passes, updates
 from ddpo.policy import Policy
 from ddpo.randomness import Stream, derive_seed
@@ -118,7 +118,7 @@ class Updater:
             self._control.look()
             loss, metrics = algorithm.loss(self._policy, batch)
             self._runtime.backward(loss * (len(batch) / len(minibatch)))
-            pairs.add(batch, metrics | {"loss": loss.expand(len(batch))})
+            pairs.add(batch, metrics | {LOSS: loss.expand(len(batch))})
         return pairs
 
     @property
