@@ -46,7 +46,7 @@ class Collector:
         samples: Trajectories | CleanSamples = Trajectories()
         if isinstance(algorithm, WeightedRegression):
             samples = CleanSamples(scratch / f"samples-from-{own.start}", memory_bytes=int(algorithm.memory_gb * 1e9))
-        prompts = [self._drawn_prompts(iteration)[index] for index in own]
+        prompts = self._drawn_prompts(iteration)[own.start : own.stop]
         return Experience(iteration, prompts, own.start, samples, {key: [] for key in self._reward.components})
 
     def collect(self, experience: Experience, progress: Progress) -> None:
