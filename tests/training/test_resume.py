@@ -152,11 +152,11 @@ def test_a_run_that_was_killed_while_a_checkpoint_was_replaced_has_the_one_befor
 
 
 def test_a_checkpoint_that_does_not_fit_the_disk_leaves_nothing_there(tiny_config, monkeypatch):
-    def full(trainer, folder):
+    def full(parameters, optimizer, folder):
         (folder / "training.safetensors").write_bytes(b"as far as it fitted")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ddpo.checkpointing.save_tensors", full)
+    monkeypatch.setattr("ddpo.checkpointing.save_parameters", full)
     config = tiny_config(checkpoint_every=1)
     with pytest.raises(CheckpointError, match=r"No space left on device.*there is none before it"):
         train(config)
