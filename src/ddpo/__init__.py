@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from ddpo.config import TrainConfig, load_config
     from ddpo.embedded import embedded_model
     from ddpo.errors import DDPOError
-    from ddpo.run import TrainResult, resume, train
+    from ddpo.run import resume, train
+    from ddpo.run_loop import TrainResult
 
 __version__ = version("ddpo")
 
 _PLACES = {
     "DDPOError": "ddpo.errors",
     "TrainConfig": "ddpo.config",
-    "TrainResult": "ddpo.run",
+    "TrainResult": "ddpo.run_loop",
     "embedded_model": "ddpo.embedded",
     "load_config": "ddpo.config",
     "resume": "ddpo.run",

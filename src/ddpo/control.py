@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ddpo.distributed import Runtime, out_of_memory
-from ddpo.errors import DDPOError
+from ddpo.errors import DDPOError, DeviceMemoryError
 from ddpo.interruption import Interrupted, StopRequest
 
 T = TypeVar("T")
@@ -53,13 +53,22 @@ class Control:
             self.meet()
 
     def fitting(self, work: Callable[[], T]) -> T:
-        """Return what `work` gives, with smaller batches as long as the memory does not hold them."""
+        """Return what `work` gives, with smaller batches as long as the memory does not hold them.
+
+        Raises:
+            DeviceMemoryError: it does not hold a single sample.
+        """
         while True:
             try:
                 return work()
             except Exception as error:
-                if not out_of_memory(error) or self.batch_size == 1:
+                if not out_of_memory(error):
                     raise
+                if self.batch_size == 1:
+                    raise DeviceMemoryError(
+                        "The memory does not hold the update of a single sample; use lora.rank, precision=bf16 or "
+                        "gradient_checkpointing=true, or a device with more."
+                    ) from error
             self.batch_size = (self.batch_size + 1) // 2  # behind the handler, whose traceback holds on to memory
             self.runtime.free_memory()
             self.say(f"Out of memory: going on with {self.batch_size} samples in a pass; the gradient is the same.")

@@ -50,6 +50,10 @@ class CheckpointError(DDPOError):
     """A checkpoint that cannot be written, is damaged, or does not belong to the run."""
 
 
+class DeviceMemoryError(DDPOError):
+    """A model of which not even one sample fits the memory; raised in the process that has too little."""
+
+
 class ExperimentError(DDPOError):
     """An experiment that does not exist or is malformed, or whose runs failed."""
 

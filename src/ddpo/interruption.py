@@ -45,7 +45,7 @@ class StopRequest:
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: installed from C
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Remember the first signal; let the second do what it does to any program."""

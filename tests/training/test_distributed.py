@@ -115,7 +115,6 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_returned():
 @pytest.mark.parametrize(
     ("samples", "where", "saved", "scored"),
     [
-        (8, "len(prompts) == 4", "iteration-000001-unfinished", [4, 0]),  # the only batch
         (16, "len(prompts) == 4", "iteration-000001-unfinished", [4, 0]),  # the first of two
         (8, "calls.count(2) == 2", "iteration-000001", None),  # the fixed samples after the first iteration
     ],

@@ -245,7 +245,7 @@ def test_a_connection_that_fails_is_no_folder_that_cannot_be_written_and_the_run
 def test_a_model_that_cannot_be_written_does_not_hide_the_checkpoint(tiny_config, monkeypatch):
     config, display = tiny_config(evaluation={"number": 2, "every": None}), Signalling("rollout", 3)
     monkeypatch.setattr(
-        "ddpo.run.save_whole", lambda policy, folder: folder.joinpath("no", "such", "folder").write_bytes(b"")
+        "ddpo.run_loop.save_whole", lambda policy, folder: folder.joinpath("no", "such", "folder").write_bytes(b"")
     )
     with pytest.raises(RunFolderError, match="model cannot be written"):
         train(config, display=display)

@@ -10,7 +10,7 @@ import typer
 from ddpo.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ddpo.run import TrainResult
+    from ddpo.run_loop import TrainResult
 
 
 def train(
