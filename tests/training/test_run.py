@@ -208,7 +208,7 @@ def test_interrupting_saves_the_model(tiny_config):
 
     def interrupted(images, prompts, metadata):
         calls.append(1)
-        if len(calls) == 4:  # fixed samples, iteration 1, fixed samples, iteration 2
+        if len(calls) == 5:  # fixed samples, two batches of iteration 1, fixed samples, iteration 2
             os.kill(os.getpid(), signal.SIGINT)
         return images.mean(axis=(1, 2, 3))
 

@@ -16,7 +16,7 @@ from ddpo.config import parse_config
 from ddpo.config.tree import ScoringConfig
 from ddpo.control import Control
 from ddpo.distributed import Runtime
-from ddpo.errors import RewardError
+from ddpo.errors import DeviceMemoryError, RewardError
 from ddpo.interruption import Interrupted, StopRequest
 from ddpo.prompts import Prompt, from_list
 from ddpo.rewards import load_reward
@@ -35,18 +35,18 @@ def scoring(reward, *, group_size=1, check=lambda: None, say=lambda text: None, 
 
 
 def part(number, size=2):
-    """Return the `number`-th part of `size` samples, whose images hold their index."""
+    """Return the `number`-th part of `size` samples, whose images have their index as level, of 255."""
     index_B = torch.arange(number * size, (number + 1) * size)
-    images = index_B.float()[:, None, None, None].expand(-1, 3, 1, 1)
+    images = (index_B / 255)[:, None, None, None].expand(-1, 3, 1, 1)
     return Part(f"part {number}", images, [Prompt(f"prompt {index}") for index in index_B.tolist()], number * size)
 
 
 def indices(images):
-    return [int(image[0, 0, 0]) for image in images]
+    return by_index(images, [], []).int().tolist()
 
 
 def by_index(images, prompts, metadata):
-    return images[:, 0, 0, 0]
+    return (255 * images[:, 0, 0, 0]).round()
 
 
 def all_scored(one, parts):
@@ -121,7 +121,7 @@ def test_a_hanging_reward_does_not_keep_the_program_alive():
         import threading
         import torch
         from ddpo.config.tree import ScoringConfig
-        from ddpo.errors import RewardError
+        from ddpo.errors import DeviceMemoryError, RewardError
         from ddpo.prompts import Prompt
         from ddpo.rewards import load_reward
         from ddpo.scoring import Part, Scoring
@@ -384,5 +384,5 @@ def test_a_single_sample_that_does_not_fit_is_an_error(conv_policy, ddim_config,
         raise torch.OutOfMemoryError("tried to allocate")
 
     policy.predict = out_of_memory
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(DeviceMemoryError, match="does not hold the update of a single sample"):
         collected(trainer_of(policy, brightness), tmp_path)

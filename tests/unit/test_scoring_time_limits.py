@@ -29,14 +29,14 @@ def start(function: Any, **settings: Any) -> Scoring[str]:
 
 
 def part(first: int = 0) -> Part[str]:
-    """Return a batch of two samples whose index is their picture."""
-    images = torch.tensor([float(first), first + 1.0])[:, None, None, None].expand(2, 3, 2, 2)
+    """Return a batch of two samples whose pictures have their index as level, of 255."""
+    images = (torch.tensor([first, first + 1]) / 255)[:, None, None, None].expand(2, 3, 2, 2)
     return Part(f"from {first}", images, [Prompt("a cat")] * 2, first)
 
 
 def brightness(images: Any, prompts: list[str], metadata: list[dict[str, Any]]) -> Any:
-    """Return the mean of each picture (B,)."""
-    return images.mean((1, 2, 3))
+    """Return the mean level of each picture (B,)."""
+    return (255 * images.mean((1, 2, 3))).round()
 
 
 class LateFuture(Future[Any]):
