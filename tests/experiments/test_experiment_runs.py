@@ -94,7 +94,7 @@ def test_a_step_is_a_command_that_anybody_can_type():
     evaluations = [step for step in others if "evaluate" in step.command]
     assert training.command[:5] == (sys.executable, "-m", "ddpo", "train", "emoji-compressibility")
     assert "prompts={name: simple-animals, part: train}" in training.command
-    assert training.command[-3:] == ("--output", f"work/{run.name}", "--quiet")
+    assert training.command[-4:] == ("--output", f"work/{run.name}", "--resume", "--quiet")
     assert training.environment == {"OMP_NUM_THREADS": "1"}
     assert len(evaluations) == 2
     for step in evaluations:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-import ddpo.run
 from ddpo.display import QuietDisplay
 from ddpo.run import train
 
@@ -33,7 +32,7 @@ def test_a_report_that_fails_is_said_and_the_run_stays(tiny_config, monkeypatch,
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(ddpo.run, "write_page", fail)
+    monkeypatch.setattr("ddpo.run_loop.write_page", fail)
     display = Spoken()
     result = train(tiny_config(), display=display)
     assert result.folder.model.is_dir()

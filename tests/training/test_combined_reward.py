@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from test_distributed import in_two_processes
 
-from ddpo import trainer as trainer_module
 from ddpo.config import load_config
 from ddpo.run import train
 
@@ -58,13 +57,12 @@ def test_a_plain_reward_has_no_components(tiny_config):
     assert not [key for key in train(tiny_config(iterations=1)).metrics[0] if key.startswith("reward/jpeg")]
 
 
-def test_ranks_are_those_of_the_iteration_however_it_is_scored(tiny_config, tmp_path, monkeypatch, ranked):
+def test_ranks_are_those_of_the_iteration_however_it_is_scored(tiny_config, tmp_path, ranked):
     # One process in one part, one process in parts of 4 samples, and two processes: the same samples, so the same
     # spread of ranks and z-scores. Normalised over each part of 4, the ranks would be 1/8 ... 7/8 instead of 1/16 ...
     settings = {"reward": ranked, "updates_per_iteration": 1, "lora": {"rank": 2}, "iterations": 1}
-    alone = train(tiny_config(**settings))
-    monkeypatch.setattr(trainer_module, "PART", 4)
-    in_parts = train(tiny_config(**settings, output=tmp_path / "parts"))
+    alone = train(tiny_config(**settings, batch_size=8))
+    in_parts = train(tiny_config(**settings, batch_size=4, output=tmp_path / "parts"))
     together = in_two_processes(alone.folder.config, tmp_path, 29564)[0]["metrics"]
     for other in (in_parts.metrics, together):
         expected = rewards_of(alone.metrics[0])

@@ -18,20 +18,21 @@ from ddpo.run import train
 
 WORKER = textwrap.dedent(
     """
-    import json, sys
+    import json, os, pathlib, sys
     from ddpo.config import load_config
     from ddpo.run import train
 
     result = train(load_config(sys.argv[1], [f"output={sys.argv[2]}"]))
     weights = sum(p.double().sum().item() for p in __import__("safetensors.torch").torch.load_file(
         next(result.folder.model.glob("*.safetensors"))).values())
-    print("RESULT", json.dumps({"metrics": result.metrics, "weights": weights}))
+    file = pathlib.Path(f"result-{os.environ['RANK']}.json")
+    file.write_text(json.dumps({"metrics": result.metrics, "weights": weights}))
     """
 )
 
 
 def in_two_processes(config, folder, port):
-    """Return what `WORKER` printed in each of two processes that train `config` together."""
+    """Return what `WORKER` wrote in each of two processes that train `config` together."""
     (folder / "worker.py").write_text(WORKER)
     launch = ["torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
     done = subprocess.run(
@@ -39,9 +40,7 @@ def in_two_processes(config, folder, port):
         cwd=folder, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    lines = [line.partition("RESULT ")[2] for line in done.stdout.splitlines() if "RESULT " in line]
-    results = [json.loads(line) for line in lines]
-    assert len(results) == 2
+    results = [json.loads((folder / f"result-{rank}.json").read_text()) for rank in range(2)]
     assert results[0]["weights"] == results[1]["weights"]
     return results
 

@@ -148,7 +148,7 @@ def test_a_hanging_reward_does_not_keep_the_program_alive():
 
 def test_a_thread_that_is_given_up_ends_when_its_reward_comes_back():
     release, running, most = threading.Event(), [], []
-    before = threading.active_count()
+    before = set(threading.enumerate())
 
     def hangs_once(images, prompts, metadata):
         running.append(1)
@@ -162,11 +162,10 @@ def test_a_thread_that_is_given_up_ends_when_its_reward_comes_back():
     assert not list(one.add(part(0)))
     with pytest.raises(RewardError, match="samples 0 to 1 within"):
         list(one.finish())
-    given_up = [thread for thread in threading.enumerate() if thread.name == "reward"]
+    (given_up,) = set(threading.enumerate()) - before
     release.set()
-    for thread in given_up:
-        thread.join(LONG)
-    assert threading.active_count() == before
+    given_up.join(LONG)
+    assert not given_up.is_alive()
     one._waiting.clear()
     assert [scores["hangs_once"].tolist() for _, scores in all_scored(one, [part(1), part(2)])] == [[2, 3], [4, 5]]
     assert max(most) == 1  # one worker: never two calls at once
