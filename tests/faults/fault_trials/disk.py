@@ -1,4 +1,4 @@
-"""Trial 4: a disk that is full, or takes nothing any more, costs what comes after the last checkpoint and nothing else."""
+"""Trial 4: a disk that is full or read-only costs what comes after the last checkpoint and nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -70,8 +70,11 @@ class SmallDisk:
             assert _done("umount", str(folder)) or _done("umount", "--lazy", str(folder))
 
     def fill(self, left: int) -> None:
-        disk = os.statvfs(self.folder)
-        self._filler.write_bytes(bytes(max(0, disk.f_bavail * disk.f_frsize - left)))
+        with self._filler.open("wb", buffering=0) as file:
+            with suppress(OSError):  # until nothing more goes in: what the system says is free is not exact
+                while True:
+                    file.write(bytes(PAGE))
+            file.truncate(max(0, file.tell() - left))
 
     def make_room(self) -> None:
         self._filler.unlink(missing_ok=True)
@@ -81,6 +84,7 @@ class LimitedFiles:
     """Where nothing may be mounted: no file of this process may be longer than the space that is left."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
         self.folder, self._limits = folder, resource.getrlimit(resource.RLIMIT_FSIZE)
         self._handler = signal.getsignal(signal.SIGXFSZ)
 
@@ -125,43 +129,57 @@ def _done(*command: str) -> bool:
     "disk",
     "A full or read-only disk ends a run with one sentence; the checkpoint before is whole, and with room the run ends "
     "as if nothing had happened.",
-    fast=1,
-    full=1000,
+    fast=2,
+    full=100,
 )
 def full_disks(size: int, folder: Path) -> Cases:
-    """Fill a disk before every kind of file, to many levels; so many of each kind go on to the end."""
-    config = tiny_run(
-        save_model(folder / "model"), folder / "whole", reward=REWARD, iterations=ITERATIONS, lora={"rank": 2}
-    )
+    """Fill a disk before every kind of file, to at most `size` levels of each; every fifth goes on to the end then."""
+    changes = {"reward": REWARD, "iterations": ITERATIONS, "lora": {"rank": 2}, "keep_last": ITERATIONS + 1}
+    evaluation = {"number": 2, "every": ITERATIONS}
+    config = tiny_run(save_model(folder / "model"), folder / "whole", evaluation=evaluation, **changes)
     whole = train(config, display=_Copying(folder / "whole", folder / "kept")).folder
-    with ExitStack() as stack:
-        disk: Disk = stack.enter_context(SmallDisk.mounted(folder / "disk")) or LimitedFiles(folder / "disk")
-        stack.callback(disk.make_room)
-        for what, (phase, at, pages) in WRITES.items():
-            number = signal.SIGTERM if what == INTERRUPTED else None
-            for index, left in enumerate(pages):
-                run = _placed(folder / "kept", disk.folder)
-                display = _Filling(disk, phase, at, left * PAGE, number)
-                problem = _lost(run, disk, whole, display, goes_on=index * size % len(pages) < size)
-                yield f"{left} pages left for the {what}", problem
-        run = _placed(folder / "kept", disk.folder)
-        disk.fill(0)
-        problem = flaw_of_ending(run_here(["resume", str(run.path)], folder), str(run.path))
-        disk.make_room()
-        yield "full before the run goes on", problem or difference(resume(run.path).folder, whole)
-    yield from _read_only_disks(folder, whole)
+    with _small_disk(folder / "disk") as disk:
+        for number, (what, left) in enumerate(_levels(size)):
+            run, (phase, at, _) = _placed(folder / "kept", disk.folder), WRITES[what]
+            display = _Filling(disk, phase, at, left * PAGE, signal.SIGTERM if what == INTERRUPTED else None)
+            problem = _flaw_of_run(run, display)
+            disk.make_room()
+            yield f"{left} pages left for the {what}", problem or _lost_behind(run, whole, goes_on=number % 5 == 1)
+        for left in range(3):
+            run = _placed(folder / "kept", disk.folder)
+            run.lock_file.unlink()
+            disk.fill(left * PAGE)
+            problem = _flaw_of_command(run)
+            disk.make_room()
+            yield f"{left} pages left before the run goes on", problem or _lost_behind(run, whole, goes_on=left == 0)
+    yield from _read_only_disks(size, folder, whole)
 
 
-def _read_only_disks(folder: Path, whole: RunFolder) -> Cases:
+@contextmanager
+def _small_disk(folder: Path) -> Iterator[Disk]:
+    with SmallDisk.mounted(folder) as mounted:
+        disk: Disk = mounted or LimitedFiles(folder)
+        try:
+            yield disk
+        finally:
+            disk.make_room()
+
+
+def _levels(size: int) -> Iterator[tuple[str, int]]:
+    """Yield what is to be written and how many pages are left for it, `size` numbers of each spread evenly."""
+    for what, (_, _, pages) in WRITES.items():
+        number = min(size, len(pages))
+        yield from ((what, pages[(2 * index + 1) * len(pages) // (2 * number)]) for index in range(number))
+
+
+def _read_only_disks(size: int, folder: Path, whole: RunFolder) -> Cases:
     run = _placed(folder / "kept", folder)
     with _read_only(run.path) as is_read_only:
-        problem = flaw_of_ending(run_here(["resume", str(run.path)], folder), str(run.path)) if is_read_only else None
-    yield "read-only before the run goes on", problem
-    for phase, at in {"rollout": 1, "update": 2, "checkpoint": 1, "fixed samples": 2}.items():
+        yield "read-only before the run goes on", _flaw_of_command(run) if is_read_only else None
+    for phase, at in list({"update": 2, "checkpoint": 1, "rollout": 1, "fixed samples": 2}.items())[:size]:
         run = _placed(folder / "kept", folder)
         with ExitStack() as stack:
-            display = _Closing(stack, run.path, phase, at)
-            problem = _flaw_of_run(run, display)
+            problem = _flaw_of_run(run, _Closing(stack, run.path, phase, at))
         yield f"read-only from {phase} {at} on", problem or _lost_behind(run, whole, goes_on=phase == "checkpoint")
 
 
@@ -173,16 +191,12 @@ def _placed(kept: Path, folder: Path) -> RunFolder:
     return RunFolder(run)
 
 
-def _lost(run: RunFolder, disk: Disk, whole: RunFolder, display: _Filling, *, goes_on: bool) -> str | None:
-    try:
-        problem = _flaw_of_run(run, display)
-    finally:
-        disk.make_room()
-    return problem or _lost_behind(run, whole, goes_on=goes_on)
+def _flaw_of_command(run: RunFolder) -> str | None:
+    return flaw_of_ending(run_here(["resume", str(run.path)], run.path.parent), str(run.path))
 
 
 def _flaw_of_run(run: RunFolder, display: QuietDisplay) -> str | None:
-    """Go on with a run; return what is wrong with how it ends, None when there was room or it says that there is none."""
+    """Go on with a run; return what is wrong with how it ends: there was room, or it says that there is none."""
     try:
         resume(run.path, display=display)
     except (CheckpointError, RunFolderError) as error:
