@@ -162,7 +162,7 @@ class RunFolder:
         """Remove the metrics of later iterations than so many, which are going to be made again; return the others.
 
         Raises:
-            RunFolderError: a line is not a JSON object, or iterations are missing.
+            RunFolderError: a line is not a JSON object, iterations are missing, or the file cannot be written.
         """
         kept = [metrics for metrics in self.read_metrics() if metrics.get("iteration", 0) <= iterations]
         if [metrics.get("iteration") for metrics in kept] != list(range(1, iterations + 1)):
@@ -171,7 +171,10 @@ class RunFolder:
                 "put the file back as it was."
             )
         lines = "".join(json.dumps(metrics, allow_nan=False) + "\n" for metrics in kept)
-        write_atomically(self.metrics, lines.encode())
+        try:
+            write_atomically(self.metrics, lines.encode())
+        except OSError as error:
+            raise unwritable(self.metrics, error) from error
         return kept
 
     @contextmanager
@@ -183,19 +186,19 @@ class RunFolder:
         """
         try:
             file = lock(self.lock_file)
-        except PermissionError as error:
-            raise RunFolderError(f"{self.path} cannot be written: {error.strerror}.") from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise RunFolderError(f"{self.path} cannot be written: {error.strerror}.") from None
+                raise unwritable(self.path, error) from error
             yield  # a file system without locks: nobody can be kept out
             return
         if file is None:
             owner = self.lock_file.read_text(encoding="utf-8", errors="replace").strip()
             raise RunFolderError(f"{self.path} is being written by {owner or 'another run'}; wait for it or end it.")
         with file:
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
+            try:
+                os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
+            except OSError as error:
+                raise unwritable(self.path, error) from error
             yield
 
     def remove_leftovers(self) -> None:
@@ -297,6 +300,12 @@ class RunFolder:
     def write_sample_record(self, iteration: int, record: Mapping[str, Any]) -> None:
         """Write what was measured on the fixed samples, as in docs/metrics.md."""
         write_atomically(self.sample_files(iteration).record, json.dumps(record, indent=1, allow_nan=False).encode())
+
+
+def unwritable(path: Path, error: Exception) -> RunFolderError:
+    """Return what to raise where something in a run folder cannot be written."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return RunFolderError(f"{path} cannot be written ({reason}); make room or give the right to write.")
 
 
 def picture_file(folder: Path, prompt: str, seed: int) -> Path:

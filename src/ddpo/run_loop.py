@@ -21,7 +21,7 @@ from ddpo.interruption import Interrupted
 from ddpo.policy import Policy
 from ddpo.report.curve import draw_curve
 from ddpo.report.page import write_page
-from ddpo.run_folder import RunFolder
+from ddpo.run_folder import RunFolder, unwritable
 from ddpo.trainer import Trainer
 
 
@@ -95,7 +95,7 @@ class RunLoop:
         except Exception as error:
             self._rescue(error)
             if _of_the_disk(error):
-                raise RunFolderError(f"{self.folder.path} cannot be written: {error}.") from error
+                raise unwritable(self.folder.path, error) from error
             raise
         finally:
             shutil.rmtree(self.folder.scratch, ignore_errors=True)
@@ -173,7 +173,7 @@ class RunLoop:
         try:
             save_whole(self.trainer.policy, self.folder.model)
         except (OSError, SafetensorError) as error:
-            raise RunFolderError(f"{self.folder.model} cannot be written: {error}.") from error
+            raise unwritable(self.folder.model, error) from error
 
     def _rescue(self, error: Exception) -> None:
         """Save what an error leaves. Whatever goes wrong with that must not hide the error."""

@@ -63,7 +63,11 @@ class Signalling(QuietDisplay):
     def phase(self, name: str, done: int, total: int) -> None:
         self.calls += name == self.wanted
         if name == self.wanted and self.calls == self.at:
-            os.kill(os.getpid(), self.number)
+            self.reached()
+
+    def reached(self) -> None:
+        """Do what is to be done then."""
+        os.kill(os.getpid(), self.number)
 
     def message(self, text: str) -> None:
         self.said.append(text)

@@ -5,11 +5,13 @@ The canary is a pickle, a tag of YAML or a module that would create a file when 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,14 @@ import torch
 from reward_servers import ScriptedServer
 from tiny_clip import save_clip
 from tiny_pipeline import build_pipeline
+from tiny_run import Signalling, by_content, tiny_run
 
+from ddpo.checkpoints import CHECKSUMS, Checkpoints
 from ddpo.errors import DDPOError
 from ddpo.policies.loading import ModelSource, load_pipeline
 from ddpo.prompts import load_prompts
 from ddpo.rewards import load_reward, score
+from ddpo.run import resume, train
 from fault_trials.refusals import flaw_of_ending, flaw_of_refusal, no_model_may_load, run_here
 from fault_trials.registry import Cases, trial
 
@@ -57,7 +62,8 @@ class Canary:
 @trial(
     6,
     "canary",
-    "A program hidden in weights, prompts, configurations or a server's answer never runs; each is refused.",
+    "A program hidden in weights, checkpoints, prompts, configurations or a server's answer never runs; each is "
+    "refused.",
     fast=1,
     full=1,
 )
@@ -156,6 +162,35 @@ def adapters(canary: Canary, folder: Path) -> Cases:
             yield f"{name}, {form}", _tried(canary, _loading(folder / "pipeline", place.parent), name)
 
 
+def checkpoints(canary: Canary, folder: Path) -> Cases:
+    """Pickles as each file of a checkpoint, with their right checksum, and beside the files."""
+    config = tiny_run(folder / "pipeline", folder / "interrupted")
+    run = train(config, reward=by_content, display=Signalling("rollout", 1)).folder
+    (checkpoint,) = Checkpoints(run.checkpoints).all()
+    sums, going_on = checkpoint.folder / CHECKSUMS, partial(resume, run.path, reward=by_content)
+    files = sorted(path for path in checkpoint.folder.rglob("*") if path.is_file() and path != sums)
+    for form, content in canary.pickles():
+        for file in files:
+            whole = file.read_bytes()
+            file.write_bytes(content)
+            sums.write_text("".join(_sum(each, checkpoint.folder) for each in files))
+            name = file.relative_to(checkpoint.folder)
+            yield f"{name} of a checkpoint, {form}", _tried(canary, going_on, checkpoint.name)
+            file.write_bytes(whole)
+        sums.write_text("".join(_sum(each, checkpoint.folder) for each in files))
+        beside = checkpoint.folder / "optimizer.pt"
+        beside.write_bytes(content)
+        yield f"a pickle beside the files of a checkpoint, {form}", _tried(canary, going_on, str(beside))
+        beside.unlink()
+        sums.write_bytes(content)
+        yield f"the checksums of a checkpoint, {form}", _tried(canary, going_on, str(sums))
+
+
+def _sum(file: Path, folder: Path) -> str:
+    """Return a file's line in `CHECKSUMS`."""
+    return f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(folder).as_posix()}\n"
+
+
 # --- rewards ---
 
 
@@ -230,5 +265,5 @@ def configurations(canary: Canary, folder: Path) -> Cases:
             yield f"{case}, {form}", "THE PROGRAM RAN" if canary.sang else problem
 
 
-PLACES = (models, adapters, reward_weights, server_answers, prompt_files, configurations)
-"""Each takes the canary and a folder and yields cases; what else comes from outside, checkpoints, belongs here too."""
+PLACES = (models, adapters, checkpoints, reward_weights, server_answers, prompt_files, configurations)
+"""Each takes the canary and a folder and yields cases."""

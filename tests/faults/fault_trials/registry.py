@@ -10,7 +10,19 @@ from pathlib import Path
 
 Cases = Iterator[tuple[str, str | None]]
 """The name of each case tried, and what was lost in it, or None where it survived."""
-SUBJECTS = ("interruptions", "saves", "damage", "nonfinite", "canary", "rewards", "prompts", "configurations", "models")
+SUBJECTS = (
+    "interruptions",
+    "saves",
+    "disk",
+    "damage",
+    "nonfinite",
+    "endurance",
+    "canary",
+    "rewards",
+    "prompts",
+    "configurations",
+    "models",
+)
 """Modules of this package that hold trials."""
 
 

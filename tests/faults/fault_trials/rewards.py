@@ -151,7 +151,7 @@ RAISING: dict[str, Callable[..., Any]] = {
     "an assertion": _raising(AssertionError()),
     "a warning as error": _raising(UserWarning("mine")),
 }
-"""Rewards that raise; a hanging one belongs here once rewards have a time limit."""
+"""Rewards that raise; those that hang are in `hanging.py`."""
 
 
 @trial(
