@@ -68,7 +68,8 @@ def killed_runs(size: int, folder: Path) -> Cases:
             moment = seconds * (point + draw.random()) / size
             config = _config(model, folder / f"{variant} {point}", variant)
             code = forked(lambda c=config: _train(c, QuietDisplay()), kill_after=moment)
-            yield f"{variant}, at {moment / seconds:.0%} of the run", _lost_by_kill(code, config, whole)
+            case = f"{variant}, kill {point + 1}, at {moment / seconds:.0%} of the run"
+            yield case, _lost_by_kill(code, config, whole)
 
 
 def _lost_by_kill(code: int, config: TrainConfig, whole: RunFolder) -> str | None:
