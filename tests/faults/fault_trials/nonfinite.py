@@ -195,6 +195,8 @@ class _Run:
 
     def lost_by_stopping(self, disturb: Callable[[Disturbance, Trainer], None], *, before: bool) -> str | None:
         """Return what was lost although the run was to stop; None if nothing was."""
+        if disturb is Disturbance.stored:
+            self._at = 0  # a sample is in one update of an iteration alone, whichever
         try:
             self._train(disturb, before=before)
         except DivergenceError as error:

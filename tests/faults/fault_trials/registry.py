@@ -19,6 +19,7 @@ SUBJECTS = (
     "endurance",
     "canary",
     "rewards",
+    "hanging",
     "prompts",
     "configurations",
     "models",
