@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", default="", help="names, separated by commas; default: all")
     parser.add_argument("--fast", action="store_true", help="the sizes of the tests")
+    parser.add_argument("--jobs", type=int, default=1, help="trials at a time")
     parser.add_argument("--machine", default="unnamed", help="kind of machine, for the name of the result")
     parser.add_argument("--date", default=time.strftime("%Y-%m-%d"), help="for the name of the result")
     parser.add_argument("--output", type=Path, default=HERE / "results")
@@ -117,7 +119,9 @@ def to_markdown(tallies: Sequence[Tally], head: dict[str, Any]) -> str:
 def main(arguments: Sequence[str]) -> None:
     chosen = options(arguments)
     head = about(chosen, arguments)
-    tallies = [tallied(one, one.fast if chosen.fast else one.full) for one in wanted(chosen.trials)]
+    trials = wanted(chosen.trials)
+    with ProcessPoolExecutor(chosen.jobs) as processes:
+        tallies = list(processes.map(tallied, trials, [one.fast if chosen.fast else one.full for one in trials]))
     chosen.output.mkdir(parents=True, exist_ok=True)
     target = chosen.output / f"{chosen.date}-{chosen.machine}-faults"
     Path(f"{target}.json").write_text(to_json(tallies, head), encoding="utf-8")
