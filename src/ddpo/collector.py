@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ddpo.config import TrainConfig
 from ddpo.control import Control
 from ddpo.credit import Credit, component_statistics, reward_statistics
 from ddpo.errors import DivergenceError, RewardError
-from ddpo.experience import Experience, Trajectories
+from ddpo.experience import Experience, Progress, Trajectories
 from ddpo.policy import Policy
 from ddpo.prompts import Prompt, PromptSource
 from ddpo.randomness import Stream, sample_seeds
@@ -25,9 +25,6 @@ from ddpo.rollout import rollout
 from ddpo.scoring import Part, Scoring
 from ddpo.stopwatch import Stopwatch
 from ddpo.trajectory import Trajectory
-
-Progress = Callable[[str, int, int], None]
-"""Told the phase, and how much of it is done out of how much."""
 
 
 class Collector:

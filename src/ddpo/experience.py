@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from ddpo.scoring import Scores
 from ddpo.trajectory import Trajectory
 
 Metrics = dict[str, float]
+Progress = Callable[[str, int, int], None]
+"""Told the phase, and how much of it is done out of how much."""
 _TENSORS = ("states", "means", "log_prob_BL")
 """What is stored of a trajectory; its conditioning comes from the prompts again."""
 

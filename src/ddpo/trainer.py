@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ddpo.collector import Collector, Progress
+from ddpo.collector import Collector
 from ddpo.config import TrainConfig
 from ddpo.control import Control
 from ddpo.distributed import Runtime
-from ddpo.experience import Experience, Metrics
+from ddpo.experience import Experience, Metrics, Progress
 from ddpo.interruption import StopRequest
 from ddpo.policy import Policy
 from ddpo.prompts import PromptSource

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from operator import itemgetter
@@ -16,16 +16,13 @@ from ddpo.clean_samples import CleanSamples
 from ddpo.config import TrainConfig
 from ddpo.control import Control
 from ddpo.errors import DivergenceError, ReplayError
-from ddpo.experience import Experience, Metrics, Trajectories
+from ddpo.experience import Experience, Metrics, Progress, Trajectories
 from ddpo.metrics import LOSS, PairMetrics, averages
 from ddpo.minibatches import DenoisingBatch, denoising_updates, passes, updates
 from ddpo.policy import Policy
 from ddpo.randomness import Stream, derive_seed
 from ddpo.stopwatch import Stopwatch
 from ddpo.trajectory import Minibatch
-
-Progress = Callable[[str, int, int], None]
-"""Told the phase, and how much of it is done out of how much."""
 
 
 class Updater:
