@@ -107,6 +107,7 @@ def test_an_object_with_call_is_a_reward():
         ("{folder}/syntax.py:f", "SyntaxError"),
         ({"name": "{folder}/my.py:redness", "gian": 2}, "no option 'gian'. Did you mean 'gain'"),
         ({"name": "judge", "x": 2}, "has no options"),
+        ({"name": "judge", "workers": 2}, "set by scoring.workers"),
         ({"nam": "judge"}, "needs a 'name'"),
         (lambda images: 0, "takes"),
         (int, "a class"),

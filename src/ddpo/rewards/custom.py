@@ -51,6 +51,10 @@ def reference(function: object) -> str:
     return f"{Path(source).resolve()}:{name}" if source and name.isidentifier() else f"a Python object, {name}"
 
 
+CALLING = ("workers", "timeout", "on_error", "retries")
+"""What is no option of a reward but of how rewards are called; somebody will look for it there."""
+
+
 def check_signature(name: str, function: object, options: dict[str, Any]) -> None:
     """Raise RewardError unless `function(images, prompts, metadata, **options)` is a possible call."""
     if not callable(function) or inspect.isclass(function):
@@ -67,7 +71,10 @@ def check_signature(name: str, function: object, options: dict[str, Any]) -> Non
     for option in options:
         if option not in valid and not takes_any:
             known = f" Its options: {', '.join(valid)}." if valid else " It has no options."
-            raise RewardError(f"Reward '{name}' has no option '{option}'.{nearest(option, valid)}{known}")
+            hint = (
+                f" How rewards are called is set by scoring.{option}." if option in CALLING else nearest(option, valid)
+            )
+            raise RewardError(f"Reward '{name}' has no option '{option}'.{hint}{known}")
     try:
         signature.bind(None, None, None, **options)
     except TypeError as error:
