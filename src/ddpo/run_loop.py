@@ -14,7 +14,7 @@ from ddpo.checkpointing import Checkpointer
 from ddpo.checkpoints import Checkpoint, Checkpoints
 from ddpo.config import TrainConfig
 from ddpo.display import Display
-from ddpo.errors import CheckpointError, DDPOError, DeviceMemoryError, RunFolderError
+from ddpo.errors import CheckpointError, DDPOError, DeviceMemoryError, ReplayError, RunFolderError
 from ddpo.evaluation import Evaluation, Evaluator
 from ddpo.experience import Metrics
 from ddpo.interruption import Interrupted
@@ -180,6 +180,8 @@ class RunLoop:
         told_to_all = isinstance(error, DDPOError) and not isinstance(error, DeviceMemoryError)
         if self.trainer.runtime.processes > 1 and not told_to_all:
             return  # the other processes have not failed and would not take part
+        if isinstance(error, ReplayError):
+            self.trainer.forget_iteration()  # these samples would be refused again, whatever is changed
         with suppress(Exception):
             self._save("Saved {}. Once the error is mended, go on with")
 

@@ -46,6 +46,8 @@ class Trainer:
         """Iterations that are finished."""
         self.experience: Experience | None = None
         """The iteration in the making, if any."""
+        self.statistics_before = self.collector.credit.statistics
+        """The reward statistics before that iteration."""
 
     def train(self, progress: Progress, scratch: Path) -> Iterator[Metrics]:
         """Yield the metrics of each iteration that is left, after its last update.
@@ -59,6 +61,8 @@ class Trainer:
             DivergenceError: a sample or an update is not finite; the weights are those of the update before.
         """
         for iteration in range(self.finished + 1, self.config.iterations + 1):
+            if self.experience is None:
+                self.statistics_before = self.collector.credit.statistics
             experience = self.experience = self.experience or self.collector.begin(iteration, scratch)
             self.collector.collect(experience, progress)
             measured = self.updater.update(experience, progress)
@@ -67,3 +71,8 @@ class Trainer:
             self.finished, self.experience = iteration, None
             del experience  # its trajectories need not be there when the next are drawn
             yield metrics
+
+    def forget_iteration(self) -> None:
+        """Give up the samples of an iteration that no update was made on: it is as if it had not begun."""
+        self.experience = None
+        self.collector.credit.statistics = self.statistics_before

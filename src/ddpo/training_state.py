@@ -6,7 +6,7 @@ Prompts, noise, timesteps and orders come from seeds derived from the run's seed
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ def state_of(trainer: Trainer, unfinished: list[dict[str, Any] | None]) -> dict[
     return {
         "iteration": trainer.finished,
         "reward_statistics": dict(trainer.collector.credit.statistics.history),
+        "reward_statistics_before": dict(trainer.statistics_before.history) if trainer.experience else None,
         "loss_scale": trainer.runtime.loss_scale,
         "batch_size": trainer.control.batch_size,
         "unfinished": None if unfinished[0] is None else unfinished,
@@ -43,14 +44,19 @@ def restore(trainer: Trainer, folder: Path, state: Mapping[str, Any], scratch: P
     """
     updater, credit, runtime = trainer.updater, trainer.collector.credit, trainer.runtime
     load_training(updater.parameters, updater.optimizer, folder)
-    history = {prompt: tuple(rewards) for prompt, rewards in state["reward_statistics"].items()}
-    settings = credit.statistics
-    credit.statistics = RunningStatistics(settings.buffer_size, settings.min_count, history)
+    credit.statistics = _with_history(credit.statistics, state["reward_statistics"])
     runtime.loss_scale = state["loss_scale"]
     trainer.control.batch_size = min(trainer.control.batch_size, state["batch_size"])
     trainer.finished = state["iteration"]
     if state["unfinished"] is not None:
+        trainer.statistics_before = _with_history(credit.statistics, state["reward_statistics_before"])
         _restore_iteration(trainer, folder, state["unfinished"], scratch)
+
+
+def _with_history(statistics: RunningStatistics, history: Mapping[str, list[float]]) -> RunningStatistics:
+    """Return statistics of the same settings with other rewards."""
+    rewards: dict[Hashable, tuple[float, ...]] = {prompt: tuple(values) for prompt, values in history.items()}
+    return RunningStatistics(statistics.buffer_size, statistics.min_count, rewards)
 
 
 def _restore_iteration(trainer: Trainer, folder: Path, unfinished: list[dict[str, Any]], scratch: Path) -> None:

@@ -14,7 +14,8 @@ from tiny_run import Signalling, by_content, difference
 
 from ddpo.checkpoints import Checkpoints
 from ddpo.config import load_config
-from ddpo.errors import CheckpointError, ConfigError, RewardError, RunFolderError
+from ddpo.errors import CheckpointError, ConfigError, ReplayError, RewardError, RunFolderError
+from ddpo.experience import Trajectories
 from ddpo.rewards import load_reward
 from ddpo.run import resume, train, train_or_resume
 from ddpo.sampling import draw_pictures, sampling_config
@@ -108,6 +109,24 @@ def test_a_failed_reward_is_mended_and_the_run_goes_on(tiny_config, whole, monke
     )
     mended = resume(config.output, reward=by_content, allow_config_change=True)
     assert difference(mended.folder, whole("ddpo-is", config)) is None
+
+
+def test_samples_that_replay_refuses_are_drawn_again(tiny_config, whole, monkeypatch):
+    config, joined, calls = tiny_config(**SETTINGS, **ALGORITHMS["ddpo-is"]), Trajectories.joined, []
+
+    def corrupted(self):
+        trajectory = joined(self)
+        calls.append(self)
+        if calls[0] is not self:  # the second iteration's
+            trajectory.log_prob_BL[:, 1] += 3.0
+        return trajectory
+
+    monkeypatch.setattr(Trajectories, "joined", corrupted)
+    with pytest.raises(ReplayError, match="Replay does not reproduce"):
+        train(config, reward=by_content)
+    monkeypatch.undo()
+    assert Checkpoints(config.output / "checkpoints").get().name == "iteration-000001"
+    assert difference(resume(config.output, reward=by_content).folder, whole("ddpo-is", config)) is None
 
 
 def test_a_longer_run_is_a_short_one_resumed(tiny_config, whole):
