@@ -7,11 +7,11 @@ from pathlib import Path
 
 import measure
 from ddpo.config import TrainConfig, parse_config
-from ddpo.distributed import Runtime
+from ddpo.evaluation.sampling import load_policy
 from ddpo.prompts import load_prompts
 from ddpo.rewards import load_reward
-from ddpo.sampling import load_policy
-from ddpo.trainer import Trainer
+from ddpo.runtime.processes import Runtime
+from ddpo.training.trainer import Trainer
 from settings import PHASES, Measurement, Settings
 
 

@@ -7,13 +7,13 @@ B samples, L denoising steps, N (sample, step) pairs. Paper: Black et al. 2023, 
 
 import torch
 
-from ddpo.advantages import RunningStatistics
-from ddpo.minibatches import passes, updates
-from ddpo.objectives import clipped_surrogate
+from ddpo.core.advantages import RunningStatistics
+from ddpo.core.minibatches import passes, updates
+from ddpo.core.objectives import clipped_surrogate
+from ddpo.core.rollout import replay, rollout
 from ddpo.policies.loading import ModelSource
 from ddpo.policies.stable_diffusion import StableDiffusionPolicy, StableDiffusionSettings
 from ddpo.prompts import load_prompts
-from ddpo.rollout import replay, rollout
 
 ITERATIONS, SAMPLES, UPDATES, BATCH = 12, 32, 2, 32
 CLIP_NATS, LEARNING_RATE, SEED = 1.64, 3e-4, 0

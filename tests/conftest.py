@@ -12,9 +12,9 @@ from tiny_pipeline import build_pipeline
 from torch import Tensor, nn
 
 from ddpo.config import TrainConfig, parse_config
-from ddpo.schedule import NoiseSchedule
-from ddpo.step import Gaussian, Sampler
-from ddpo.trajectory import Conditioning
+from ddpo.core.forward_process import NoiseSchedule
+from ddpo.core.kernel import Gaussian, Sampler
+from ddpo.core.trajectory import Conditioning
 
 
 @pytest.fixture(scope="session", autouse=True)

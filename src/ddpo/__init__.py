@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ddpo.config import TrainConfig, load_config
     from ddpo.embedded import embedded_model
-    from ddpo.errors import DDPOError
-    from ddpo.run import resume, train
-    from ddpo.run_loop import TrainResult
+    from ddpo.runtime.errors import DDPOError
+    from ddpo.training.run import resume, train
+    from ddpo.training.run_loop import TrainResult
 
 __version__ = version("ddpo")
 
 _PLACES = {
-    "DDPOError": "ddpo.errors",
+    "DDPOError": "ddpo.runtime.errors",
     "TrainConfig": "ddpo.config",
-    "TrainResult": "ddpo.run_loop",
+    "TrainResult": "ddpo.training.run_loop",
     "embedded_model": "ddpo.embedded",
     "load_config": "ddpo.config",
-    "resume": "ddpo.run",
-    "train": "ddpo.run",
+    "resume": "ddpo.training.run",
+    "train": "ddpo.training.run",
 }
 
 __all__ = ["DDPOError", "TrainConfig", "TrainResult", "__version__", "embedded_model", "load_config", "resume", "train"]

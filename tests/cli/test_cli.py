@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ddpo.cli import program
-from ddpo.interruption import Interrupted
+from ddpo.runtime.signals import Interrupted
 
 PROGRAM = Path(sys.executable).with_name("ddpo")
 

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from ddpo import comparison, files
 from ddpo.cli.evaluate import evaluate
-from ddpo.errors import RunFolderError
-from ddpo.run import train
+from ddpo.evaluation import comparison
+from ddpo.runtime import files
+from ddpo.runtime.errors import RunFolderError
+from ddpo.training.run import train
 
 PROGRAM = Path(sys.executable).with_name("ddpo")
 

@@ -14,10 +14,10 @@ from ddpo.doctor import machine
 from ddpo.doctor.checks import ok, perform
 from ddpo.doctor.environment import look_at_extras, look_at_packages, look_at_python
 from ddpo.doctor.hub import look_at_hub
+from ddpo.doctor.plan import look_ahead
 from ddpo.doctor.servers import servers
-from ddpo.errors import ConfigError
-from ddpo.plan import look_ahead
 from ddpo.prompts import load_prompts
+from ddpo.runtime.errors import ConfigError
 
 
 def raising(error):

@@ -11,7 +11,7 @@ import pytest
 from synthetic_run import change_record, write_run
 
 from ddpo.doctor.diagnosis import baseline, diagnose
-from ddpo.report.record import RunRecord
+from ddpo.runs.record import RunRecord
 
 PROGRAM = Path(sys.executable).with_name("ddpo")
 
@@ -99,7 +99,7 @@ def test_a_baseline_that_is_not_warmed_up(done, level):
 
 
 def test_the_share_of_warm_samples_is_that_of_the_baseline_itself():
-    from ddpo.advantages import RunningStatistics
+    from ddpo.core.advantages import RunningStatistics
     from ddpo.prompts import load_prompts
 
     samples, source, state, warm = 32, load_prompts("simple-animals"), RunningStatistics(min_count=4), 0
@@ -140,11 +140,11 @@ def test_the_command_tells_a_run_that_is_well_from_one_that_is_not(healthy):
 
 
 def test_a_real_run_is_read_without_torch(tiny_config):
-    from ddpo.run import train
+    from ddpo.training.run import train
 
     folder = train(tiny_config(prompts="simple-animals")).folder
     code = (
-        "import sys; from pathlib import Path; from ddpo.run_folder import RunFolder;"
+        "import sys; from pathlib import Path; from ddpo.runs.folder import RunFolder;"
         "from ddpo.doctor.diagnosis import diagnose; from ddpo.cli.doctor_tables import print_diagnosis;"
         "print_diagnosis(diagnose(RunFolder.open(Path(sys.argv[1]))));"
         "print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"

@@ -14,13 +14,13 @@ import torch
 from reward_servers import real_server
 
 from ddpo.config import load_config
-from ddpo.distributed import Runtime
 from ddpo.doctor.checks import perform
 from ddpo.doctor.recipe import examine
 from ddpo.doctor.rehearsal import Rehearsal, judge, last_steps, rehearse
-from ddpo.errors import ReplayError
 from ddpo.policies.stable_diffusion import StableDiffusionPolicy
 from ddpo.prompts import load_prompts
+from ddpo.runtime.errors import ReplayError
+from ddpo.runtime.processes import Runtime
 
 PROGRAM = Path(sys.executable).with_name("ddpo")
 
@@ -134,8 +134,8 @@ def test_a_rehearsal_sees_a_replay_that_is_not_exact(tiny_config, monkeypatch):
 
 
 def test_the_rehearsed_steps_are_the_last_with_a_likelihood(ddim_config):
-    from ddpo.schedule import NoiseSchedule
-    from ddpo.step import Sampler
+    from ddpo.core.forward_process import NoiseSchedule
+    from ddpo.core.kernel import Sampler
 
     # 50 of 1000 steps with an offset of 1 end at 21 and 1; a deterministic last one is left out
     for final, expected in ((False, [21, 1]), (True, [41, 21])):

@@ -15,10 +15,10 @@ from PIL import Image
 
 from ddpo import embedded_model
 from ddpo.config import load_config
+from ddpo.evaluation.sampling import draw, draw_pictures, load_policy, sampling_config
 from ddpo.prompts import load_prompts
 from ddpo.rewards import load_reward, score
-from ddpo.run import train
-from ddpo.sampling import draw, draw_pictures, load_policy, sampling_config
+from ddpo.training.run import train
 
 CHANCE = 1 / 45
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ddpo.errors import ExperimentError
 from ddpo.experiments.definition import experiment_names, load_experiment, parse_experiment, plan_of
 from ddpo.experiments.plan import runs_of
+from ddpo.runtime.errors import ExperimentError
 
 FIGURES = ["figure-1", "figure-2", "figure-3", "figure-4", "figure-6", "figure-7", "figure-8"]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from synthetic_runs import write_run
 
-from ddpo.errors import ExperimentError
 from ddpo.experiments import machine, publishing
 from ddpo.experiments import reproduce as module
 from ddpo.experiments.definition import Experiment, load_experiment, parse_experiment
@@ -17,6 +16,7 @@ from ddpo.experiments.publishing import publish
 from ddpo.experiments.reproduce import Options, reproduce
 from ddpo.experiments.runner import Outcome
 from ddpo.experiments.steps import Step
+from ddpo.runtime.errors import ExperimentError
 
 ORIGIN = {"version": "0", "commit": None, "machine": {}}
 

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 from synthetic_runs import SIDE, rising, write_evaluation, write_run
 
-from ddpo.errors import ExperimentError
 from ddpo.experiments.definition import Claim, load_experiment
 from ddpo.experiments.figures import redraw
 from ddpo.experiments.generalisation import changes
@@ -23,8 +22,9 @@ from ddpo.experiments.pages.markdown import verdict
 from ddpo.experiments.publishing import publish
 from ddpo.experiments.results import Runs, read_rows
 from ddpo.experiments.tables import DrawingSource, spread
-from ddpo.intervals import over_seeds
+from ddpo.report.intervals import over_seeds
 from ddpo.report.wording import with_interval
+from ddpo.runtime.errors import ExperimentError
 
 ABOUT = {
     "experiment": "figure", "scale": "embedded", "seeds": 3, "budget": 1.0, "queries": "1,024",

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ddpo.errors import ExperimentError
 from ddpo.experiments.definition import load_experiment
 from ddpo.experiments.figures.curves import FAINTLY
 from ddpo.experiments.figures.generalisation import generalisation as draw_generalisation
@@ -18,6 +17,7 @@ from ddpo.experiments.pages.curves import effectiveness, overoptimisation
 from ddpo.experiments.pages.samples import generalisation, pictures
 from ddpo.experiments.results import Runs, read_rows
 from ddpo.experiments.tables import DrawingSource, EvaluationSource, Picture, RunSource, write_pictures, write_rows
+from ddpo.runtime.errors import ExperimentError
 
 
 def words_of(figure) -> list[str]:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ddpo.errors import DivergenceError, ReplayError, RewardError, RunFolderError
+from ddpo.core.trajectory import Trajectory
 from ddpo.policies.stable_diffusion import StableDiffusionPolicy
-from ddpo.run import train
-from ddpo.run_folder import RunFolder
-from ddpo.trajectory import Trajectory
+from ddpo.runs.folder import RunFolder
+from ddpo.runtime.errors import DivergenceError, ReplayError, RewardError, RunFolderError
+from ddpo.training.run import train
 
 
 def failing(kind, at_call):

@@ -12,9 +12,9 @@ import pytest
 import torch
 from reward_servers import ScriptedServer, mean_levels
 
-from ddpo.errors import RewardError
 from ddpo.rewards import load_reward, score, to_uint8
 from ddpo.rewards.remote.breaker import LONGEST_PAUSE, THRESHOLD, CircuitBreaker
+from ddpo.runtime.errors import RewardError
 
 NUMBER = 6
 PROMPTS = [f"prompt {index}" for index in range(NUMBER)]

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddpo.schedule import NoiseSchedule
-from ddpo.step import Gaussian, Sampler
-from ddpo.trajectory import Conditioning
+from ddpo.core.forward_process import NoiseSchedule
+from ddpo.core.kernel import Gaussian, Sampler
+from ddpo.core.trajectory import Conditioning
 
 MODES, SPREAD = (-1.0, 1.0), 0.3
 TIMESTEPS = 20

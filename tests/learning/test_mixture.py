@@ -8,14 +8,14 @@ import pytest
 import torch
 from mixture import MODES, SPREAD, MixturePolicy, position, tilted_mean, tilted_share
 
-from ddpo.clean_samples import CleanSamples
 from ddpo.config import parse_config
-from ddpo.distributed import Runtime
-from ddpo.experience import Experience
+from ddpo.core.rollout import rollout
 from ddpo.prompts import Prompt, from_list
 from ddpo.rewards import load_reward
-from ddpo.rollout import rollout
-from ddpo.trainer import Trainer
+from ddpo.runtime.processes import Runtime
+from ddpo.training.clean_samples import CleanSamples
+from ddpo.training.experience import Experience
+from ddpo.training.trainer import Trainer
 
 SETTINGS = {
     "ddpo-is": {"algorithm": {"name": "ddpo-is", "clip_nats": 0.2}, "iterations": 10, "learning_rate": 3e-2},
@@ -103,7 +103,7 @@ def test_processes_draw_timesteps_and_noise_of_their_own(tmp_path):
 
 
 def test_samples_on_disk_train_the_same_policy(tmp_path, monkeypatch):
-    monkeypatch.setattr("ddpo.clean_samples.SHARD_BYTES", 2 * 256 * 4)
+    monkeypatch.setattr("ddpo.training.clean_samples.SHARD_BYTES", 2 * 256 * 4)
     algorithm = {"name": "rwr", "beta": 0.5, "samples_per_update": 64}
     settings = {"iterations": 2, "updates_per_iteration": 5, "batch_size": 256}
     in_memory, _ = trained(tmp_path, algorithm=algorithm, **settings)

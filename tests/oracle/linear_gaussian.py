@@ -16,7 +16,7 @@ Expected rewards of x_0, and by autograd through this recursion their exact grad
     r = -|x_0 - g|^2       E[r] = -sum(variance_0 + (mean_0 - g)^2)
 
 The coefficients are computed here from the betas, in Ho et al.'s form of the ancestral step (2020, algorithm 2; alpha =
-a/a', beta = 1 - alpha) for eta 1 and Song et al.'s (2021, eq. 12) for others; nothing is taken from `ddpo.step`:
+a/a', beta = 1 - alpha) for eta 1 and Song et al.'s (2021, eq. 12) for others; nothing is taken from `ddpo.core.kernel`:
 
     eta 1:  of_x = 1/sqrt(alpha),   of_eps = -beta / (sqrt(alpha) sqrt(1 - a)),   sigma^2 = (1-a')/(1-a) beta
     else:   of_x = sqrt(a'/a),      of_eps = sqrt(1 - a' - sigma^2) - sqrt(a' (1-a)/a),   sigma = eta times the above
@@ -32,9 +32,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ddpo.schedule import NoiseSchedule
-from ddpo.step import Gaussian, Sampler
-from ddpo.trajectory import Conditioning
+from ddpo.core.forward_process import NoiseSchedule
+from ddpo.core.kernel import Gaussian, Sampler
+from ddpo.core.trajectory import Conditioning
 
 CONFIG = {"num_train_timesteps": 20, "beta_schedule": "linear", "beta_start": 0.1, "beta_end": 0.2, "steps_offset": 1}
 """A coarse schedule (alpha_bar 0.9 to 0.04): sigmas of 0.2 to 0.7 keep the variance of the estimators small."""

@@ -8,8 +8,8 @@ import pytest
 import torch
 from linear_gaussian import START, Chain, LinearGaussianPolicy, Parameters, sampler
 
-from ddpo.reference import BaseParameters, kl_to_base
-from ddpo.rollout import rollout
+from ddpo.core.rollout import rollout
+from ddpo.evaluation.divergence import BaseParameters, kl_to_base
 
 NUMBER = 4000
 STEPS = 5

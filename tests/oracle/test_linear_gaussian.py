@@ -26,12 +26,12 @@ from linear_gaussian import (
 )
 from torch import Tensor
 
-from ddpo.advantages import leave_one_out_advantages
-from ddpo.objectives import clipped_surrogate, importance_ratio, score_function
-from ddpo.rollout import replay, rollout
-from ddpo.schedule import NoiseSchedule
-from ddpo.step import Sampler
-from ddpo.trajectory import Minibatch, Trajectory
+from ddpo.core.advantages import leave_one_out_advantages
+from ddpo.core.forward_process import NoiseSchedule
+from ddpo.core.kernel import Sampler
+from ddpo.core.objectives import clipped_surrogate, importance_ratio, score_function
+from ddpo.core.rollout import replay, rollout
+from ddpo.core.trajectory import Minibatch, Trajectory
 
 SAMPLES, GROUPS = 20_000, 50
 UNCLIPPED = 1e9

@@ -7,8 +7,8 @@ import torch
 from linear_gaussian import START, LinearGaussianPolicy, regression_optimum, sampler
 
 from ddpo.algorithms import RewardWeightedRegression, SparseRewardWeightedRegression
-from ddpo.clean_samples import CleanSamples
-from ddpo.minibatches import denoising_updates
+from ddpo.core.minibatches import denoising_updates
+from ddpo.training.clean_samples import CleanSamples
 
 NUMBER = 2000
 

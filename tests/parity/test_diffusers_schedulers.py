@@ -11,10 +11,10 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 
-from ddpo.errors import ConfigError, ModelError
-from ddpo.rollout import rollout
-from ddpo.schedule import NoiseSchedule
-from ddpo.step import Sampler, ancestral, ddim, posterior_std
+from ddpo.core.forward_process import NoiseSchedule
+from ddpo.core.kernel import Sampler, ancestral, ddim, posterior_std
+from ddpo.core.rollout import rollout
+from ddpo.runtime.errors import ConfigError, ModelError
 
 SPACINGS = ("leading", "trailing", "linspace")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")

@@ -7,10 +7,10 @@ import warnings
 import pytest
 import torch
 
-from ddpo.errors import DDPOWarning
+from ddpo.evaluation.sampling import draw_pictures, sampling_config
 from ddpo.policies.loading import ModelSource
 from ddpo.policies.stable_diffusion import StableDiffusionPolicy, StableDiffusionSettings
-from ddpo.sampling import draw_pictures, sampling_config
+from ddpo.runtime.errors import DDPOWarning
 
 LIMIT = 16
 """Tokens that the tiny tokenizer, of single letters, takes: 14 letters, and the marks of beginning and end."""

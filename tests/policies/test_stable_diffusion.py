@@ -10,14 +10,14 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
 from ddpo.config import parse_config
-from ddpo.errors import ModelError
+from ddpo.core.rollout import replay, rollout
+from ddpo.core.trajectory import Minibatch
+from ddpo.evaluation.sampling import draw, draw_pictures, sampling_config
 from ddpo.policies.loading import ModelSource
 from ddpo.policies.lora import LoRA
 from ddpo.policies.stable_diffusion import StableDiffusionPolicy, StableDiffusionSettings
-from ddpo.rollout import replay, rollout
-from ddpo.run import train
-from ddpo.sampling import draw, draw_pictures, sampling_config
-from ddpo.trajectory import Minibatch
+from ddpo.runtime.errors import ModelError
+from ddpo.training.run import train
 
 CPU = torch.device("cpu")
 PROMPTS = ["a cat", "a dog", "a cat"]

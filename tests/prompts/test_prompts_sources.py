@@ -4,9 +4,9 @@ from importlib import resources
 import pytest
 import torch
 
-from ddpo.errors import PromptError, RewardError
 from ddpo.prompts import Prompt, available_prompts, load_prompts, plural, with_article
 from ddpo.rewards import load_reward
+from ddpo.runtime.errors import PromptError, RewardError
 
 # The table of F.7 read row by row, typed from the paper independently of the code: alphabetical here.
 F7 = """

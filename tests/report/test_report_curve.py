@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpo.errors import RunFolderError
 from ddpo.report import draw_curve
 from ddpo.report.curve import running_mean
+from ddpo.runtime.errors import RunFolderError
 
 
 def metrics(number):

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from synthetic_run import change_record, write_run
 
-from ddpo.errors import RunFolderError
 from ddpo.report.curve import MINUS
 from ddpo.report.page import render_page, write_page
-from ddpo.report.record import RunRecord
-from ddpo.run_folder import RunFolder, distinct_names
+from ddpo.runs.folder import RunFolder, distinct_names
+from ddpo.runs.record import RunRecord
+from ddpo.runtime.errors import RunFolderError
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
 PROGRAM = Path(sys.executable).with_name("ddpo")
@@ -317,7 +317,7 @@ def test_the_command_writes_one_file(tmp_path, run):
 def test_the_page_never_imports_torch(tmp_path, run):
     code = (
         "import sys; from pathlib import Path;"
-        "from ddpo.run_folder import RunFolder; from ddpo.report.page import write_page;"
+        "from ddpo.runs.folder import RunFolder; from ddpo.report.page import write_page;"
         f"write_page([RunFolder.open(Path({str(run.path)!r})).read()], Path({str(tmp_path / 'page.html')!r}));"
         "print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ddpo.display import QuietDisplay
-from ddpo.run import train
+from ddpo.report.progress import QuietDisplay
+from ddpo.training.run import train
 
 
 class Spoken(QuietDisplay):
@@ -32,7 +32,7 @@ def test_a_report_that_fails_is_said_and_the_run_stays(tiny_config, monkeypatch,
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("ddpo.run_loop.write_page", fail)
+    monkeypatch.setattr("ddpo.training.run_loop.write_page", fail)
     display = Spoken()
     result = train(tiny_config(), display=display)
     assert result.folder.model.is_dir()

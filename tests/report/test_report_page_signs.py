@@ -8,8 +8,8 @@ from made_up_record import AFTER, BEFORE, NOISE, evaluation, record, signs, subj
 
 from ddpo.report.curve import MINUS
 from ddpo.report.fixed_samples import change
-from ddpo.report.record import EvaluationRecord, FixedSample, RunRecord
 from ddpo.report.signs import findings
+from ddpo.runs.record import EvaluationRecord, FixedSample, RunRecord
 
 
 def test_a_rising_reward_alone_is_no_sign():

@@ -8,7 +8,6 @@ import torch
 import yaml
 
 from ddpo.config import load_config, parse_config
-from ddpo.errors import RewardError
 from ddpo.rewards import (
     CombinedReward,
     ComponentScores,
@@ -21,6 +20,7 @@ from ddpo.rewards import (
     score,
     score_components,
 )
+from ddpo.runtime.errors import RewardError
 
 PROMPTS = ["a cat", "a dog", "a cat", "an ant"]
 # what `level` and `index` give the four samples below

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpo.errors import PictureError
 from ddpo.rewards import Scorer, load_reward
 from ddpo.rewards.pictures import MAX_PIXELS, find_pictures, read_picture, score_pictures
+from ddpo.runtime.errors import PictureError
 
 
 def test_levels_and_axes(tmp_path):

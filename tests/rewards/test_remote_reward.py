@@ -13,10 +13,10 @@ import torch
 from reward_servers import ScriptedServer, real_server
 
 from ddpo.config import load_config
-from ddpo.errors import RewardError
 from ddpo.rewards import load_reward, score, to_uint8, without_token
 from ddpo.rewards.remote import open_png, pixels_of, to_png
-from ddpo.run import repeatable, train
+from ddpo.runtime.errors import RewardError
+from ddpo.training.run import repeatable, train
 
 PROMPTS = ["a cat", "a dog", "a horse", "a cat", "a fox", "a bear", "a rabbit"]
 METADATA = [{"animal": prompt.split()[-1]} for prompt in PROMPTS]
@@ -159,7 +159,7 @@ def test_mistakes_are_named(spec, message):
 
 
 def test_a_server_that_is_not_there_is_noticed_before_the_model_is_loaded(tiny_config, monkeypatch):
-    monkeypatch.setattr("ddpo.run.load_policy", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("ddpo.training.run.load_policy", lambda *_: pytest.fail("the model was loaded"))
     with pytest.raises(RewardError, match=r"http://127\.0\.0\.1:9"):
         train(tiny_config(reward="http://127.0.0.1:9"))
 

@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 from reward_servers import call, item, png, real_server
 
-from ddpo.errors import RewardError, ServingError
 from ddpo.rewards import load_reward, to_uint8
-from ddpo.serving.batching import Sample, outcomes_of
-from ddpo.serving.identity import version_of
-from ddpo.serving.run import check_packages, serve
+from ddpo.rewards.server.batching import Sample, outcomes_of
+from ddpo.rewards.server.identity import version_of
+from ddpo.rewards.server.run import check_packages, serve
+from ddpo.runtime.errors import RewardError, ServingError
 
 
 def level(images, prompts, metadata):
@@ -289,7 +289,7 @@ def test_the_version_tells_rewards_apart(tmp_path):
 
 
 def test_missing_packages_are_named_with_the_command(monkeypatch):
-    monkeypatch.setattr("ddpo.serving.run.find_spec", lambda package: None)
+    monkeypatch.setattr("ddpo.rewards.server.run.find_spec", lambda package: None)
     with pytest.raises(ServingError, match=r"needs fastapi and uvicorn, .*pip install 'ddpo\[serve\]'"):
         check_packages()
 

@@ -21,10 +21,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpo.errors import RewardError
 from ddpo.rewards import load_reward, score
 from ddpo.rewards.bertscore import BertScorer, Match, load_scorer
 from ddpo.rewards.describers import EndpointDescriber, JudgeDescriber, LocalDescriber, picture_files
+from ddpo.runtime.errors import RewardError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "riding", "bike", "plane", "is"]
 CANDIDATES = ["a cat", "a dog is riding a bike", "plane", "a bike", "is a dog riding"]

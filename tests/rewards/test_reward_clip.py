@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from tiny_clip import build_clip, build_tokenizer, save_clip
 from torch.nn import functional
 
-from ddpo.errors import RewardError
 from ddpo.rewards import load_reward, score
 from ddpo.rewards.aesthetic import load_head, rate
 from ddpo.rewards.clip import clip_pixels
 from ddpo.rewards.hpsv2 import from_open_clip
+from ddpo.runtime.errors import RewardError
 
 PROMPTS = ["a cat", "a dog riding a bike", "ant"]
 AESTHETIC = Path(__file__).parents[3] / "shared/data/aesthetic"

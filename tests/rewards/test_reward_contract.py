@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpo.errors import RewardError
 from ddpo.rewards import load_reward, score, to_uint8
+from ddpo.runtime.errors import RewardError
 
 PROMPTS = ["a cat", "a dog", "an ant", "a bee", "a fox"]
 
@@ -124,7 +124,7 @@ def test_counts_must_agree():
         score(load_reward("jpeg-compressibility"), torch.zeros(2, 3, 8, 8), ["a cat"], [{}])
 
 
-@pytest.mark.parametrize("package", ["rewards", "prompts", "report", "display"])
+@pytest.mark.parametrize("package", ["rewards", "prompts", "runs", "report.progress"])
 def test_importing_is_light(package):
     heavy = "torch", "PIL", "matplotlib", "diffusers", "transformers", "rich"
     program = f"import ddpo.{package}, sys; print([m for m in {heavy} if m in sys.modules])"

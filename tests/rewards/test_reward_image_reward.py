@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from ddpo.errors import RewardError
 from ddpo.rewards import load_reward, score
+from ddpo.runtime.errors import RewardError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "riding", "bike"]
 PROMPTS = ["a cat", "a dog riding a bike", "a bike riding a cat"]

@@ -3,8 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpo.errors import RewardError
 from ddpo.rewards import jpeg_size, load_reward, score, to_uint8
+from ddpo.runtime.errors import RewardError
 
 
 @pytest.fixture

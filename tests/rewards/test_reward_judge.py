@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import ddpo.rewards.judge as judge_module
-from ddpo.errors import RewardError
 from ddpo.rewards import load_reward, score
 from ddpo.rewards.judge import animal_of
+from ddpo.runtime.errors import RewardError
 
 LABELS = ("cat", "fish", "bat", "rat", "goat", "goldfish", "bat ray", "other")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ddpo.errors import RewardError
 from ddpo.rewards import NamedReward, available_rewards, load_reward, score
+from ddpo.runtime.errors import RewardError
 
 REDNESS = """
 from helper import WEIGHT
@@ -96,7 +96,7 @@ def test_an_object_with_call_is_a_reward():
     [
         ("jpeg-compresibility", "Unknown reward.*Did you mean 'jpeg-compressibility'"),
         ("{folder}/mu.py:redness", "no file .*Did you mean 'my.py'"),
-        ("{folder}/my.py:rednes", "no function 'rednes'. Did you mean 'redness'"),
+        ("{folder}/my.py:rednes", "has no 'rednes'. Did you mean 'redness'"),
         ("{folder}/my.py:answer", "of type int, not a function"),
         ("{folder}/my.py:Scorer", "a class, not a function"),
         ("{folder}/my.py:two", r"takes \(images, prompts\)"),

@@ -11,9 +11,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from ddpo.errors import RewardError
 from ddpo.rewards import load_reward, score
 from ddpo.rewards.nsfw import vit_pixels
+from ddpo.runtime.errors import RewardError
 
 WIDTH, HEADS, SIDE, PATCH = 16, 2, 32, 16
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ddpo.errors import RewardError
 from ddpo.rewards import load_reward, score
 from ddpo.rewards.ocr import _load, edit_distance, legibility, wanted_text
+from ddpo.runtime.errors import RewardError
 
 
 def recursive_distance(first, second):

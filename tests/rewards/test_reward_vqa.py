@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from ddpo.errors import RewardError
 from ddpo.prompts import load_prompts
 from ddpo.rewards import load_reward, score
 from ddpo.rewards.describers import EndpointDescriber, JudgeDescriber, LocalDescriber, choose_describer
 from ddpo.rewards.vqa import Question, agrees, questions_of
+from ddpo.runtime.errors import RewardError
 
 HOW_MANY = {"question": "How many cats are there?", "answer": "3"}
 COLOUR = {"question": "What colour are they?", "answer": "black"}

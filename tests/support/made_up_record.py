@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ddpo.report.findings import Finding
-from ddpo.report.record import EvaluationRecord, FixedSample, RunRecord
 from ddpo.report.signs import findings
+from ddpo.runs.record import EvaluationRecord, FixedSample, RunRecord
 
 PROMPTS = [f"prompt {index}" for index in range(40)]
 NOISE = np.random.default_rng(0).normal(size=(2, 40))

@@ -20,8 +20,8 @@ from PIL import Image
 
 from ddpo.rewards import load_reward
 from ddpo.rewards.remote import PROTOCOL
-from ddpo.serving import Limits
-from ddpo.serving.application import create_app
+from ddpo.rewards.server import Limits
+from ddpo.rewards.server.application import create_app
 
 
 @contextlib.contextmanager

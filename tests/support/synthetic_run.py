@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from PIL import Image, ImageDraw
 
-from ddpo.run_folder import RunFolder
+from ddpo.runs.folder import RunFolder
 
 LABELS = {"jpeg-compressibility": "negative JPEG size (kB)", "judge-recognition": "judge's recognition"}
 ANIMALS = ("cat", "goat", "fish", "duck", "horse", "owl", "whale", "bee")

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from tiny_pipeline import build_pipeline
 
-from ddpo.checkpoints import Checkpoints
 from ddpo.config import TrainConfig, parse_config
-from ddpo.display import QuietDisplay
-from ddpo.run_folder import RunFolder
+from ddpo.report.progress import QuietDisplay
+from ddpo.runs.checkpoints import Checkpoints
+from ddpo.runs.folder import RunFolder
 
 ITERATIONS = 3
 SETTINGS: dict[str, Any] = {

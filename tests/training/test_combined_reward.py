@@ -9,7 +9,7 @@ import pytest
 from test_distributed import in_two_processes
 
 from ddpo.config import load_config
-from ddpo.run import train
+from ddpo.training.run import train
 
 RANKED = {
     "name": "sum",

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from ddpo.checkpoints import Checkpoints
-from ddpo.distributed import Runtime
-from ddpo.errors import ConfigError, DivergenceError
-from ddpo.run import train
+from ddpo.runs.checkpoints import Checkpoints
+from ddpo.runtime.errors import ConfigError, DivergenceError
+from ddpo.runtime.processes import Runtime
+from ddpo.training.run import train
 
 WORKER = textwrap.dedent(
     """
     import json, os, pathlib, sys
     from ddpo.config import load_config
-    from ddpo.run import train
+    from ddpo.training.run import train
 
     result = train(load_config(sys.argv[1], [f"output={sys.argv[2]}"]))
     weights = sum(p.double().sum().item() for p in __import__("safetensors.torch").torch.load_file(

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from tiny_run import Signalling, by_content, difference
 
-from ddpo.checkpoints import Checkpoints
 from ddpo.config import load_config
-from ddpo.errors import CheckpointError, ConfigError, ReplayError, RewardError, RunFolderError
-from ddpo.experience import Trajectories
+from ddpo.evaluation.sampling import draw_pictures, sampling_config
 from ddpo.rewards import load_reward
-from ddpo.run import resume, train, train_or_resume
-from ddpo.sampling import draw_pictures, sampling_config
+from ddpo.runs.checkpoints import Checkpoints
+from ddpo.runtime.errors import CheckpointError, ConfigError, ReplayError, RewardError, RunFolderError
+from ddpo.training.experience import Trajectories
+from ddpo.training.run import resume, train, train_or_resume
 
 ALGORITHMS = {
     "ddpo-is": {"algorithm": {"name": "ddpo-is", "clip_nats": 1.64}, "updates_per_iteration": 2},
@@ -175,7 +175,7 @@ def test_a_checkpoint_that_does_not_fit_the_disk_leaves_nothing_there(tiny_confi
         (folder / "training.safetensors").write_bytes(b"as far as it fitted")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ddpo.checkpointing.save_parameters", full)
+    monkeypatch.setattr("ddpo.training.checkpointing.save_parameters", full)
     config = tiny_config(checkpoint_every=1)
     with pytest.raises(CheckpointError, match=r"No space left on device.*there is none before it"):
         train(config)
@@ -268,7 +268,7 @@ def test_a_run_that_went_back_to_an_older_checkpoint_keeps_what_it_saves_then(ti
 def test_a_second_signal_ends_the_program_at_once():
     script = (
         "import os, signal, time\n"
-        "from ddpo.interruption import StopRequest\n"
+        "from ddpo.runtime.signals import StopRequest\n"
         "stop = StopRequest()\n"
         "with stop.listening():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"

@@ -15,15 +15,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny_run import Signalling
 
-from ddpo.checkpoints import Checkpoints
 from ddpo.config import TrainConfig, load_config, recipes
-from ddpo.distributed import Runtime
-from ddpo.errors import RewardError, RunFolderError
-from ddpo.metrics import PairMetrics
 from ddpo.prompts import load_prompts
 from ddpo.rewards import load_reward
-from ddpo.run import train
-from ddpo.run_folder import RunFolder
+from ddpo.runs.checkpoints import Checkpoints
+from ddpo.runs.folder import RunFolder
+from ddpo.runtime.errors import ConfigError, RewardError, RunFolderError
+from ddpo.runtime.processes import Runtime
+from ddpo.training.metrics import PairMetrics
+from ddpo.training.run import train
 
 
 def brightness(images, prompts, metadata):
@@ -200,7 +200,7 @@ def test_python_users_get_the_same_from_the_package():
 
     assert ddpo.TrainConfig is TrainConfig
     assert ddpo.train is train
-    assert issubclass(__import__("ddpo.errors").errors.ConfigError, ddpo.DDPOError)
+    assert issubclass(ConfigError, ddpo.DDPOError)
 
 
 def test_interrupting_saves_the_model(tiny_config):
@@ -245,7 +245,8 @@ def test_a_connection_that_fails_is_no_folder_that_cannot_be_written_and_the_run
 def test_a_model_that_cannot_be_written_does_not_hide_the_checkpoint(tiny_config, monkeypatch):
     config, display = tiny_config(evaluation={"number": 2, "every": None}), Signalling("rollout", 3)
     monkeypatch.setattr(
-        "ddpo.run_loop.save_whole", lambda policy, folder: folder.joinpath("no", "such", "folder").write_bytes(b"")
+        "ddpo.training.run_loop.save_whole",
+        lambda policy, folder: folder.joinpath("no", "such", "folder").write_bytes(b""),
     )
     with pytest.raises(RunFolderError, match="model cannot be written"):
         train(config, display=display)

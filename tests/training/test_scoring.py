@@ -14,14 +14,14 @@ import torch
 
 from ddpo.config import parse_config
 from ddpo.config.tree import ScoringConfig
-from ddpo.control import Control
-from ddpo.distributed import Runtime
-from ddpo.errors import DeviceMemoryError, RewardError
-from ddpo.interruption import Interrupted, StopRequest
 from ddpo.prompts import Prompt, from_list
 from ddpo.rewards import load_reward
-from ddpo.scoring import Part, Scoring
-from ddpo.trainer import Trainer
+from ddpo.runtime.errors import DeviceMemoryError, RewardError
+from ddpo.runtime.processes import Runtime
+from ddpo.runtime.signals import Interrupted, StopRequest
+from ddpo.training.control import Control
+from ddpo.training.scoring import Part, Scoring
+from ddpo.training.trainer import Trainer
 
 LONG = 60.0
 """Seconds after which a test that would wait for ever fails instead."""
@@ -121,10 +121,10 @@ def test_a_hanging_reward_does_not_keep_the_program_alive():
         import threading
         import torch
         from ddpo.config.tree import ScoringConfig
-        from ddpo.errors import DeviceMemoryError, RewardError
+        from ddpo.runtime.errors import DeviceMemoryError, RewardError
         from ddpo.prompts import Prompt
         from ddpo.rewards import load_reward
-        from ddpo.scoring import Part, Scoring
+        from ddpo.training.scoring import Part, Scoring
 
         def hangs(images, prompts, metadata):
             threading.Event().wait()
@@ -190,7 +190,7 @@ def test_scores_that_come_in_the_last_moment_count(monkeypatch):
 
 @pytest.fixture
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr("ddpo.scoring.FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("ddpo.training.scoring.FIRST_PAUSE", 0.0)
 
 
 @pytest.mark.usefixtures("_no_pauses")

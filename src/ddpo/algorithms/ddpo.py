@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ddpo.objectives import Metrics
-    from ddpo.policy import Policy
-    from ddpo.trajectory import Minibatch
+    from ddpo.core.objectives import Metrics
+    from ddpo.core.policy import Policy
+    from ddpo.core.trajectory import Minibatch
 
 PAPER_CLIP_RANGE = 1e-4
 """Clip range of every experiment in the paper (F.1), on the mean log-probability over 16384 dimensions."""
@@ -60,8 +60,8 @@ class DDPOImportanceSampling(BaseModel):
 
     def loss(self, policy: Policy, batch: Minibatch) -> tuple[Tensor, Metrics]:
         """Return the clipped surrogate of the replayed pairs, averaged, and metrics `(N,)`."""
-        from ddpo.objectives import clipped_surrogate, importance_ratio
-        from ddpo.rollout import replay
+        from ddpo.core.objectives import clipped_surrogate, importance_ratio
+        from ddpo.core.rollout import replay
 
         D = batch.trajectory.dimensions
         replayed, divisor = replay(policy, batch), D if self.log_prob == "mean" else 1
@@ -95,8 +95,8 @@ class DDPOScoreFunction(BaseModel):
         """Return the score-function loss of the replayed pairs, averaged, and metrics `(N,)`."""
         import torch
 
-        from ddpo.objectives import importance_ratio, score_function
-        from ddpo.rollout import replay
+        from ddpo.core.objectives import importance_ratio, score_function
+        from ddpo.core.rollout import replay
 
         divisor = batch.trajectory.dimensions if self.log_prob == "mean" else 1
         replayed = replay(policy, batch)

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ddpo.grouping import Array
-    from ddpo.minibatches import DenoisingBatch
-    from ddpo.objectives import Metrics
-    from ddpo.policy import Policy
+    from ddpo.core.grouping import Array
+    from ddpo.core.minibatches import DenoisingBatch
+    from ddpo.core.objectives import Metrics
+    from ddpo.core.policy import Policy
 
 
 class WeightedRegression(BaseModel):
@@ -49,7 +49,7 @@ class WeightedRegression(BaseModel):
 
     def loss(self, policy: Policy, batch: DenoisingBatch) -> tuple[Tensor, Metrics]:
         """Return the weighted denoising loss of noised samples (eq. 1), averaged, and metrics `(N,)`."""
-        from ddpo.objectives import reward_weighted
+        from ddpo.core.objectives import reward_weighted
 
         schedule = policy.schedule
         noised = schedule.noised(batch.clean, batch.noise, batch.timestep_N)
@@ -66,7 +66,7 @@ class RewardWeightedRegression(WeightedRegression):
     """Inverse temperature of the softmax of raw rewards, in 1 / the reward's unit (F.6)."""
 
     def _weights(self, prompts: Sequence[str] | None, rewards: Array) -> Array:
-        from ddpo.weights import exponential_weights
+        from ddpo.core.weights import exponential_weights
 
         return exponential_weights(prompts, rewards, beta=self.beta)
 
@@ -79,6 +79,6 @@ class SparseRewardWeightedRegression(WeightedRegression):
     """Share of the samples that is discarded, the worst ones (F.6)."""
 
     def _weights(self, prompts: Sequence[str] | None, rewards: Array) -> Array:
-        from ddpo.weights import percentile_weights
+        from ddpo.core.weights import percentile_weights
 
         return percentile_weights(prompts, rewards, percentile=self.percentile)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ddpo.errors import ConfigError
+from ddpo.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from ddpo.rewards.registry import Entry
@@ -20,7 +20,7 @@ def list_names(
     ] = None,
 ) -> None:
     """List what can be named in a configuration."""
-    from ddpo.errors import nearest
+    from ddpo.runtime.errors import nearest
 
     catalogue = _catalogue()
     if what is not None and what not in catalogue:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ddpo.errors import ConfigError
+from ddpo.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from ddpo.doctor.checks import Check
@@ -78,7 +78,7 @@ def _look_at_recipe(source: str | None, overrides: Sequence[str], as_json: bool)
 def _look_at_run(path: Path, as_json: bool) -> bool:
     """Show what was found in a run; return whether none of it is a problem."""
     from ddpo.doctor.diagnosis import diagnose
-    from ddpo.run_folder import RunFolder
+    from ddpo.runs.folder import RunFolder
 
     diagnosis = diagnose(RunFolder.open(path))
     if as_json:

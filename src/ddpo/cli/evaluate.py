@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ddpo.cli.values import parsed
-from ddpo.errors import ConfigError, RunFolderError
+from ddpo.runtime.errors import ConfigError, RunFolderError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from ddpo.comparison import Comparison, Paired
+    from ddpo.evaluation.comparison import Comparison, Paired
 
 WIDTH_OF_A_FILE = 120
 """Characters in a line of the table where there is no terminal to fit it to."""
@@ -39,8 +39,8 @@ def evaluate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: a GPU if there is one.")] = None,
 ) -> None:
     """Compare a finished run with its base model, sample by sample; a model alone is only measured."""
-    from ddpo.comparison import compare
-    from ddpo.files import write_atomically
+    from ddpo.evaluation.comparison import compare
+    from ddpo.runtime.files import write_atomically
 
     if output is not None:
         _check_writable(output)
@@ -114,7 +114,7 @@ def _print_table(comparison: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ddpo.intervals import LEVEL
+    from ddpo.report.intervals import LEVEL
 
     prompts, seeds = len(comparison.prompts), comparison.seeds
     title = f"{prompts} prompt{'s'[: prompts > 1]} x {seeds} seed{'s'[: seeds > 1]} = {prompts * seeds} samples"
@@ -128,8 +128,8 @@ def _print_table(comparison: Comparison) -> None:
 
 
 def _cells(paired: Paired) -> list[str]:
-    from ddpo.display import with_error
     from ddpo.report.curve import MINUS
+    from ddpo.report.progress import with_error
     from ddpo.report.wording import with_interval
 
     means = [mean for mean in (paired.base, paired.trained) if mean is not None]

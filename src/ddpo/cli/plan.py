@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ddpo.config import TrainConfig
-    from ddpo.plan import DryRun, Plan
+    from ddpo.doctor.plan import DryRun, Plan
 
 Rows = list[tuple[str, str]]
 
@@ -21,7 +21,7 @@ def print_plan(config: TrainConfig) -> None:
     """
     from rich.console import Console
 
-    from ddpo.plan import expected_seconds, prepare
+    from ddpo.doctor.plan import expected_seconds, prepare
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:

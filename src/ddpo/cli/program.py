@@ -18,8 +18,8 @@ from ddpo.cli.resume import resume
 from ddpo.cli.reward import reward_app
 from ddpo.cli.sample import sample
 from ddpo.cli.train import train
-from ddpo.errors import DDPOError, DDPOWarning
-from ddpo.interruption import Interrupted
+from ddpo.runtime.errors import DDPOError, DDPOWarning
+from ddpo.runtime.signals import Interrupted
 
 app = typer.Typer(
     help="Fine-tune diffusion models with reinforcement learning: a model, prompts, a reward, higher scores.",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ddpo.errors import RunFolderError
+from ddpo.runtime.errors import RunFolderError
 
 
 def report(
@@ -19,7 +19,7 @@ def report(
 ) -> None:
     """Write one HTML file that shows the runs and needs nothing else to be looked at."""
     from ddpo.report.page import write_page
-    from ddpo.run_folder import RunFolder, distinct_names
+    from ddpo.runs.folder import RunFolder, distinct_names
 
     folders = [RunFolder.open(path) for path in runs]
     path = output or (folders[0].report if len(folders) == 1 else Path(folders[0].report.name))

@@ -22,8 +22,8 @@ def resume(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Go on with a run that was interrupted or failed, exactly as if nothing had happened; or make it longer."""
-    from ddpo.display import make_display
-    from ddpo.run import resume as go_on
+    from ddpo.report.progress import make_display
+    from ddpo.training.run import resume as go_on
 
     result = go_on(
         run,

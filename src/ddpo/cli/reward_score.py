@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ddpo.cli.values import parsed
-from ddpo.errors import ConfigError
+from ddpo.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from ddpo.rewards.contract import Array

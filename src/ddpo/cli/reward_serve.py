@@ -27,11 +27,11 @@ def serve(
 ) -> None:
     """Serve a reward over HTTP until interrupted; a run uses it with reward=http://HOST:PORT."""
     from ddpo.cli.values import parsed
-    from ddpo.errors import RewardError
     from ddpo.rewards import NamedReward, load_reward
-    from ddpo.serving import Limits
-    from ddpo.serving.run import check_packages
-    from ddpo.serving.run import serve as run
+    from ddpo.rewards.server import Limits
+    from ddpo.rewards.server.run import check_packages
+    from ddpo.rewards.server.run import serve as run
+    from ddpo.runtime.errors import RewardError
 
     check_packages()
     served = load_reward(parsed(reward))

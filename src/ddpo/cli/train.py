@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ddpo.errors import ConfigError
+from ddpo.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ddpo.run_loop import TrainResult
+    from ddpo.training.run_loop import TrainResult
 
 
 def train(
@@ -47,9 +47,9 @@ def train(
         print_plan(config)
         return
 
-    from ddpo.display import make_display
-    from ddpo.run import train as begin
-    from ddpo.run import train_or_resume
+    from ddpo.report.progress import make_display
+    from ddpo.training.run import train as begin
+    from ddpo.training.run import train_or_resume
 
     display = make_display(quiet)
     if resume:

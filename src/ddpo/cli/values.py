@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ddpo.errors import ConfigError
+from ddpo.runtime.errors import ConfigError
 
 
 def parsed(text: str) -> Any:

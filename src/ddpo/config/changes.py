@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ddpo.errors import ConfigError
-from ddpo.report.configurations import flatten
+from ddpo.runs.configurations import flatten
+from ddpo.runtime.errors import ConfigError
 
 FREE = (
     *("name", "output", "iterations", "checkpoint_every", "keep_last", "keep_best", "tracker", "on_nonfinite"),

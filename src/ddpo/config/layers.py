@@ -11,11 +11,11 @@ from typing import Any
 from ddpo.algorithms import ALGORITHMS
 from ddpo.config.reading import read_yaml
 from ddpo.config.tree import TrainConfig
-from ddpo.errors import ConfigError, nearest
-from ddpo.files import expanded, is_file, is_folder
 from ddpo.rewards import names_rewards
+from ddpo.runtime.errors import ConfigError, nearest
+from ddpo.runtime.files import expanded, is_file, is_folder
 
-RECIPES = resources.files("ddpo") / "recipes"
+RECIPES = resources.files("ddpo.config") / "recipes"
 
 NAMED_SECTIONS = ("algorithm", "reward", "prompts", "model")
 """Sections whose `name` decides what else they may hold: naming another drops the rest."""

@@ -20,8 +20,8 @@ from ddpo.config.layers import (
 from ddpo.config.reading import read_yaml
 from ddpo.config.tree import TrainConfig
 from ddpo.config.validation import parse_config
-from ddpo.errors import ConfigError
 from ddpo.rewards import names_rewards
+from ddpo.runtime.errors import ConfigError
 
 DEFAULT_RECIPE = "emoji-compressibility"
 """What `ddpo train` runs when given nothing."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from ddpo.algorithms import ALGORITHMS
 from ddpo.config.tree import TrainConfig
-from ddpo.errors import ConfigError, nearest
+from ddpo.runtime.errors import ConfigError, nearest
 
 _UNIONS = {
     ("prompts",): "must be a name of `ddpo list prompts`, a file, a list of prompts, or keys and values with a 'name'",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from ddpo.errors import DDPOError
+from ddpo.runtime.errors import DDPOError
 
 Status = Literal["ok", "warning", "failed", "note", "skipped"]
 """`note`: information that is neither good nor bad; `skipped`: could not be looked at."""

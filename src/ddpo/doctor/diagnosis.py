@@ -11,15 +11,15 @@ from math import prod
 
 from pydantic import ValidationError
 
-from ddpo.errors import DDPOError
 from ddpo.policies.architectures import Architecture, local_folder
 from ddpo.policies.loading import ModelSource
 from ddpo.prompts import PromptSource, load_prompts
 from ddpo.report.findings import Finding, clear, section, sign, unknown
-from ddpo.report.record import RunRecord, finite
 from ddpo.report.signs import findings, ordered
 from ddpo.report.wording import share
-from ddpo.run_folder import RunFolder
+from ddpo.runs.folder import RunFolder
+from ddpo.runs.record import RunRecord, finite
+from ddpo.runtime.errors import DDPOError
 
 WARM = 0.5
 """Share of a run's samples, normalised by the rewards of their own prompt, under which it is a sign: the others were

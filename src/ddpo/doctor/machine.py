@@ -11,9 +11,9 @@ from pathlib import Path
 from ddpo.algorithms import WeightedRegression
 from ddpo.config import TrainConfig
 from ddpo.doctor.checks import Outcome, failed, ok, skipped, warning
-from ddpo.plan import Outlook
+from ddpo.doctor.plan import Outlook
 from ddpo.report.wording import number
-from ddpo.run_folder import RUNS, RunFolder
+from ddpo.runs.folder import RUNS, RunFolder
 
 HEADROOM = 0.8
 """Share of the free memory that the estimate may take: an operation's working memory, the libraries and fragmentation

@@ -13,15 +13,15 @@ from ddpo.doctor import environment
 from ddpo.doctor.checks import Check, Outcome, failed, ok, perform, skipped, warning
 from ddpo.doctor.hub import SECONDS, look_at_hub, not_in_cache
 from ddpo.doctor.servers import look_at_server, servers
-from ddpo.errors import RewardError
 from ddpo.prompts import PromptSource, load_prompts
 from ddpo.rewards import load_reward, score_components
+from ddpo.runtime.errors import RewardError
 
 if TYPE_CHECKING:
     import torch
 
-    from ddpo.distributed import Runtime
-    from ddpo.plan import Outlook
+    from ddpo.doctor.plan import Outlook
+    from ddpo.runtime.processes import Runtime
 
 QUICK = 120.0
 """Seconds that a check may take; loading libraries takes most of it on a slow disk."""
@@ -85,8 +85,8 @@ class _Examination:
         return ok(f"{self._prompts.name}: {number:,} distinct, such as '{self._prompts.prompts[0].text}'")
 
     def _find_device(self) -> Outcome:
-        from ddpo.distributed import Runtime
         from ddpo.doctor.machine import look_at_processors
+        from ddpo.runtime.processes import Runtime
 
         config = self._known
         runtime = Runtime(
@@ -98,7 +98,7 @@ class _Examination:
         return look_at_processors(self._config)
 
     def _look_at_model(self) -> Outcome:
-        from ddpo.plan import look_ahead
+        from ddpo.doctor.plan import look_ahead
 
         if self._runtime is None or self._prompts is None:
             return skipped("needs the device and the prompts")

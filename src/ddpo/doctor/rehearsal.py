@@ -14,17 +14,17 @@ import torch
 
 from ddpo.algorithms import WeightedRegression
 from ddpo.config import TrainConfig
-from ddpo.distributed import Runtime
+from ddpo.core.forward_process import TimeGrid
+from ddpo.core.kernel import Sampler
+from ddpo.core.policy import Policy
 from ddpo.doctor.checks import Outcome, failed, ok, warning
-from ddpo.policy import Policy
+from ddpo.evaluation.sampling import load_policy
 from ddpo.prompts import PromptSource
 from ddpo.report.training_signs import NEAR_TOLERANCE
 from ddpo.report.wording import number
 from ddpo.rewards import load_reward
-from ddpo.sampling import load_policy
-from ddpo.schedule import TimeGrid
-from ddpo.step import Sampler
-from ddpo.trainer import Trainer
+from ddpo.runtime.processes import Runtime
+from ddpo.training.trainer import Trainer
 
 STEPS = 2
 """Denoising steps of the rehearsal."""

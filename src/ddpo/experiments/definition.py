@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
-from ddpo.errors import ExperimentError, nearest
+from ddpo.runtime.errors import ExperimentError, nearest
 
 DEFINITIONS = resources.files("ddpo.experiments") / "definitions"
 

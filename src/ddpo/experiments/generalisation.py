@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ddpo.experiments.results import TextRow
-from ddpo.intervals import Mean, bootstrap
+from ddpo.report.intervals import Mean, bootstrap
 
 
 @dataclass(frozen=True)

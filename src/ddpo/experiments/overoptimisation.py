@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from ddpo.experiments.results import Point, Runs
-from ddpo.intervals import Mean
+from ddpo.report.intervals import Mean
 
 PROXY = "evaluation_mean"
 """Column of the trained reward on the fixed samples."""

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ddpo.errors import ExperimentError
 from ddpo.experiments.definition import Experiment, FigureKind
 from ddpo.experiments.figures import draw
 from ddpo.experiments.pages import write_page
@@ -28,7 +27,8 @@ from ddpo.experiments.tables import (
     write_pictures,
     write_rows,
 )
-from ddpo.files import write_atomically
+from ddpo.runtime.errors import ExperimentError
+from ddpo.runtime.files import write_atomically
 
 _TABLES: dict[FigureKind, dict[str, Callable[[Sequence[RunSource]], list[Row]]]] = {
     "progression": {},

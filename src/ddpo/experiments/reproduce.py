@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ddpo import __version__
-from ddpo.errors import DDPOError, ExperimentError
 from ddpo.experiments import machine
 from ddpo.experiments.definition import Experiment, Scale, experiment_names, load_experiment
 from ddpo.experiments.plan import Run, changed_settings, drawing_folders, evaluation_file, runs_of, steps_of
@@ -20,6 +19,7 @@ from ddpo.experiments.runner import Outcome, Runner
 from ddpo.experiments.steps import Step
 from ddpo.experiments.tables import DrawingSource, EvaluationSource, RunSource
 from ddpo.report.wording import count
+from ddpo.runtime.errors import DDPOError, ExperimentError
 
 ALL = "all"
 """Names every experiment that comes with the package."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from ddpo.errors import ExperimentError, PromptError, RewardError
 from ddpo.experiments.definition import Experiment
 from ddpo.experiments.plan import Run
 from ddpo.prompts import load_prompts
 from ddpo.rewards import load_reward
+from ddpo.runtime.errors import ExperimentError, PromptError, RewardError
 
 
 def check_rewards_and_prompts(experiment: Experiment, runs: Sequence[Run]) -> None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ddpo.errors import ExperimentError
-from ddpo.intervals import Mean, over_seeds
+from ddpo.report.intervals import Mean, over_seeds
+from ddpo.runtime.errors import ExperimentError
 
 TextRow = dict[str, str]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from ddpo.experiments.steps import Step
-from ddpo.files import lock as lock_file
 from ddpo.report.wording import duration
+from ddpo.runtime.files import lock as lock_file
 
 POLL = 0.2
 """Seconds between looks at the subprocesses."""

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ddpo.files import write_atomically
-from ddpo.run_folder import RunFolder
+from ddpo.runs.folder import RunFolder
+from ddpo.runtime.files import write_atomically
 
 
 @dataclass(frozen=True)

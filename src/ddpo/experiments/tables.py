@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ddpo.errors import ExperimentError
-from ddpo.files import write_atomically
-from ddpo.report.record import EvaluationRecord, Tiles
-from ddpo.run_folder import RunFolder, picture_file
+from ddpo.runs.folder import RunFolder, picture_file
+from ddpo.runs.record import EvaluationRecord, Tiles
+from ddpo.runtime.errors import ExperimentError
+from ddpo.runtime.files import write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddpo.errors import ModelError
 from ddpo.policies.loading import ModelSource
 from ddpo.policies.lora import LoRA, add_adapter
+from ddpo.runtime.errors import ModelError
 
 Config = Mapping[str, Any]
 """The configuration of a part of a pipeline, as in its config.json."""

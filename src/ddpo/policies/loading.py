@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ddpo.errors import ModelError, connection_failed
-from ddpo.files import expanded, is_file, is_folder
 from ddpo.policies.parts import add_trained_adapter, check_tokenizer, load_parts, one_line, replace_network
+from ddpo.runtime.errors import ModelError, connection_failed
+from ddpo.runtime.files import expanded, is_file, is_folder
 
 EMBEDDED = "embedded"
 """Name of the model that ships with the package."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ddpo.errors import ModelError
+from ddpo.runtime.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ddpo.errors import ModelError
+from ddpo.runtime.errors import ModelError
 
 PARTS = ("unet", "vae", "text_encoder")
 """The folders of a pipeline that hold weights that are used."""

@@ -12,12 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ddpo.errors import DDPOWarning, ModelError
+from ddpo.core.forward_process import NoiseSchedule
+from ddpo.core.kernel import Gaussian, Sampler, SamplerName
+from ddpo.core.trajectory import Conditioning
 from ddpo.policies.loading import ModelSource, load_pipeline
 from ddpo.policies.lora import LoRA, add_adapter, save_adapter
-from ddpo.schedule import NoiseSchedule
-from ddpo.step import Gaussian, Sampler, SamplerName
-from ddpo.trajectory import Conditioning
+from ddpo.runtime.errors import DDPOWarning, ModelError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

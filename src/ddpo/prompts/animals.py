@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from importlib import resources
 
-from ddpo.errors import PromptError, nearest
 from ddpo.prompts.source import Prompt, PromptSource
+from ddpo.runtime.errors import PromptError, nearest
 
 # fmt: off
 SIMPLE_ANIMALS = (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from ddpo.errors import PromptError
-from ddpo.number_words import NUMBER_WORDS
 from ddpo.prompts.animals import SIMPLE_ANIMALS
 from ddpo.prompts.source import Prompt, PromptSource
+from ddpo.runtime.errors import PromptError
+from ddpo.runtime.number_words import NUMBER_WORDS
 
 _IRREGULAR = {
     **{same: same for same in ("deer", "fish", "sheep")},

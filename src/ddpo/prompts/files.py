@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpo.errors import PromptError, nearest
-from ddpo.files import expanded, is_file, is_folder
 from ddpo.prompts.source import Prompt, PromptSource
+from ddpo.runtime.errors import PromptError, nearest
+from ddpo.runtime.files import expanded, is_file, is_folder
 
 
 def from_file(path: str | Path) -> PromptSource:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpo.errors import PromptError, nearest
-from ddpo.files import expanded, is_file, is_folder
 from ddpo.prompts.animals import activities, hard_animals, imagenet_animals, simple_animals
 from ddpo.prompts.counting import counting
 from ddpo.prompts.files import from_file, from_list
 from ddpo.prompts.objects import everyday_objects
 from ddpo.prompts.source import PromptSource
+from ddpo.runtime.errors import PromptError, nearest
+from ddpo.runtime.files import expanded, is_file, is_folder
 
 _REGISTRY: dict[str, tuple[Callable[..., PromptSource], str]] = {
     "simple-animals": (

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpo.errors import PromptError
+from ddpo.runtime.errors import PromptError
 
 _STREAM = 0x50524F4D
 """Sets the prompts' random numbers apart from others made of the same seed and iteration ("PROM")."""

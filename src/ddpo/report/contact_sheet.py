@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddpo.report.grid import balanced_columns
-from ddpo.report.record import Tiles
+from ddpo.runs.record import Tiles
 
 if TYPE_CHECKING:
     from PIL.Image import Image

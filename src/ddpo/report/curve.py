@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpo.errors import RunFolderError
-from ddpo.files import write_atomically
+from ddpo.runtime.errors import RunFolderError
+from ddpo.runtime.files import write_atomically
 
 NORMAL_95 = 1.959964
 """Half the width of the 95 % interval of a normal distribution, in standard deviations."""

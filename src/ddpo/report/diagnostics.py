@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from ddpo.report.chart import Chart, Line
 from ddpo.report.curve import MINUS
-from ddpo.report.record import RunRecord, finite
 from ddpo.report.reward_charts import run_style, x_label
 from ddpo.report.wording import duration, number, share
+from ddpo.runs.record import RunRecord, finite
 
 _BUCKET = re.compile(r"(.+)/bucket_(\d+)")
 _STYLES = 5

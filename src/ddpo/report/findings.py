@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean
 from typing import Literal
 
-from ddpo.intervals import LEVEL
 from ddpo.report.fixed_samples import trained_change
-from ddpo.report.record import RunRecord, finite
+from ddpo.report.intervals import LEVEL
+from ddpo.runs.record import RunRecord, finite
 
 ENOUGH_ITERATIONS = 6
 """Iterations from which a trend is spoken of: the thirds that are compared then hold two values each, so that no

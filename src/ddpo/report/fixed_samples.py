@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ddpo.intervals import Mean, bootstrap
-from ddpo.report.record import EvaluationRecord, Floats, RunRecord
+from ddpo.report.intervals import Mean, bootstrap
+from ddpo.runs.record import EvaluationRecord, Floats, RunRecord
 
 EXTREMES = 6
 """Best samples shown, and as many worst."""

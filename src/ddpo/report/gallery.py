@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ddpo.report.configurations import ABSENT
 from ddpo.report.contact_sheet import Sheet, encode_sheets, read_tiles
 from ddpo.report.fixed_samples import extremes, measured, mirrors
-from ddpo.report.record import EvaluationRecord, RunRecord
 from ddpo.report.wording import column_decimals, count, fixed, split_unit, with_error
+from ddpo.runs.configurations import ABSENT
+from ddpo.runs.record import EvaluationRecord, RunRecord
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddpo.files import write_atomically
+from ddpo.runtime.files import write_atomically
 
 if TYPE_CHECKING:
     import numpy.typing as npt

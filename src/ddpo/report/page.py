@@ -13,10 +13,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from ddpo.errors import RunFolderError
-from ddpo.files import write_atomically
 from ddpo.report.chart import Chart, PlacedChart, place
-from ddpo.report.configurations import differences
 from ddpo.report.contact_sheet import BUDGET
 from ddpo.report.diagnostics import (
     OtherMetric,
@@ -29,10 +26,13 @@ from ddpo.report.diagnostics import (
 from ddpo.report.findings import Finding
 from ddpo.report.fixed_samples import Change, trained_change
 from ddpo.report.gallery import Gallery, build_gallery
-from ddpo.report.record import RunRecord
 from ddpo.report.reward_charts import measure_charts, reward_curves, run_style
 from ddpo.report.signs import findings
 from ddpo.report.wording import alike, count, duration, signed_share, split_unit, with_error
+from ddpo.runs.configurations import differences
+from ddpo.runs.record import RunRecord
+from ddpo.runtime.errors import RunFolderError
+from ddpo.runtime.files import write_atomically
 
 _ASSETS = resources.files("ddpo.report") / "assets"
 

@@ -9,7 +9,7 @@ import numpy as np
 from ddpo.report.chart import Chart, Line
 from ddpo.report.curve import NORMAL_95, running_mean
 from ddpo.report.fixed_samples import measured, mirrors
-from ddpo.report.record import EvaluationRecord, RunRecord
+from ddpo.runs.record import EvaluationRecord, RunRecord
 
 COLOURS = 8
 """Colours of runs in assets/page.css."""

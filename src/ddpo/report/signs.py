@@ -12,8 +12,8 @@ from collections.abc import Callable
 from ddpo.report import training_signs as training
 from ddpo.report.findings import Finding, clear, outcome, reward_trend, sign, unknown
 from ddpo.report.fixed_samples import Change, mirrors, other_changes, trained_change
-from ddpo.report.record import RunRecord
 from ddpo.report.wording import alike, number, power_of_ten, signed_share, split_unit, with_error
+from ddpo.runs.record import RunRecord
 
 DIVERSITY_FALL = 0.2
 """Fall of the diversity of the fixed samples, as a share of what it was, from which it is a sign."""

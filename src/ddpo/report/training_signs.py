@@ -19,8 +19,8 @@ from ddpo.report.findings import (
     unknown,
     updates,
 )
-from ddpo.report.record import RunRecord, finite
 from ddpo.report.wording import number, share
+from ddpo.runs.record import RunRecord, finite
 
 NO_SPREAD = 1e-6
 """Standard deviation of the rewards, relative to their mean where that is above 1, that is none: what is added to it

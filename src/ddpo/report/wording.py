@@ -6,8 +6,8 @@ import math
 import re
 from collections.abc import Sequence
 
-from ddpo.intervals import Mean
 from ddpo.report.curve import MINUS
+from ddpo.report.intervals import Mean
 
 
 def number(value: float, digits: int = 4) -> str:

@@ -3,6 +3,7 @@
 Importing this package imports neither torch nor Pillow.
 """
 
+from ddpo.media.image import to_uint8
 from ddpo.rewards.combinators import CombinedReward
 from ddpo.rewards.combining import available_combinators, repeatable_spec
 from ddpo.rewards.contract import (
@@ -14,10 +15,8 @@ from ddpo.rewards.contract import (
     score,
     score_components,
 )
-from ddpo.rewards.custom import anchored, reference
 from ddpo.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility, jpeg_size
 from ddpo.rewards.judge import judge_probability, judge_recognition
-from ddpo.rewards.pixels import to_uint8
 from ddpo.rewards.registry import (
     RewardSpec,
     available_rewards,
@@ -27,6 +26,7 @@ from ddpo.rewards.registry import (
     without_token,
 )
 from ddpo.rewards.scorer import Scorer
+from ddpo.runtime.plugins import anchored, reference
 
 __all__ = [
     "CombinedReward",

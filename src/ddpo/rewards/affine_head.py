@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ddpo.errors import RewardError
+from ddpo.runtime.errors import RewardError
 
 if TYPE_CHECKING:
     import torch

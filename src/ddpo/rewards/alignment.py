@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddpo.errors import RewardError, nearest
 from ddpo.rewards.bertscore import SCORER, Match, load_scorer
 from ddpo.rewards.describers import LLAVA, append_log, ask, choose_describer
+from ddpo.runtime.errors import RewardError, nearest
 
 if TYPE_CHECKING:
     import numpy.typing as npt

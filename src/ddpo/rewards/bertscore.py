@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpo.errors import RewardError
 from ddpo.rewards.pretrained import load_network, load_tokenizer
+from ddpo.runtime.errors import RewardError
 
 if TYPE_CHECKING:
     from torch import Tensor

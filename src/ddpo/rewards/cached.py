@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddpo.errors import RewardError
 from ddpo.rewards.contract import Array, Reward, to_scores
+from ddpo.runtime.errors import RewardError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddpo.rewards.pixels import to_pictures
+from ddpo.media.image import to_pictures
 from ddpo.rewards.pretrained import load_network, load_tokenizer
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 
-from ddpo.errors import RewardError
 from ddpo.rewards.contract import Array, ComponentScores, NamedReward, score
+from ddpo.runtime.errors import RewardError
 
 if TYPE_CHECKING:
     from torch import Tensor

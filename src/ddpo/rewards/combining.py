@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ddpo.errors import RewardError, nearest
 from ddpo.rewards.cached import SIZE, Cached
 from ddpo.rewards.combinators import (
     NORMALISATIONS,
@@ -22,7 +21,8 @@ from ddpo.rewards.combinators import (
     WeightedSum,
 )
 from ddpo.rewards.contract import NamedReward
-from ddpo.rewards.custom import anchored, reference
+from ddpo.runtime.errors import RewardError, nearest
+from ddpo.runtime.plugins import anchored, reference
 
 LoadPlain = Callable[[Any], NamedReward]
 """Loads a reward that is no combination."""

@@ -6,7 +6,6 @@ A reward is a plain callable `(images, prompts, metadata) -> scores`: it sees de
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -15,15 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ddpo.errors import DDPOError, RewardError
-from ddpo.rewards.pixels import as_shown
+from ddpo.media.image import as_shown
+from ddpo.runtime.errors import DDPOError, RewardError
+from ddpo.runtime.plugins import describe, text_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Array = npt.NDArray[np.float64]
-LONGEST_TEXT = 300
-"""Characters of an exception's text that are told."""
 
 
 class Reward(Protocol):
@@ -203,22 +201,6 @@ def _check_finite(name: str, score_B: Array, prompts: Sequence[str], first_index
     )
 
 
-def describe(error: BaseException) -> str:
-    """Return `Kind: text (file, line n)` on one line, the place being where the exception was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    text = _text_of(error)
-    return f"{type(error).__name__}{': ' if text else ''}{text}{place}"
-
-
-def _text_of(error: BaseException) -> str:
-    """Return what an exception of the user's code says, on one line; nothing if it fails to say it."""
-    try:
-        return " ".join(str(error).split())[:LONGEST_TEXT]
-    except Exception:
-        return ""
-
-
 def to_scores(scores: object, number: int) -> Array:
     """Return what a reward returned for `number` samples as a new float64 array `(number,)`.
 
@@ -234,7 +216,7 @@ def to_scores(scores: object, number: int) -> Array:
         score_B = array.astype(np.float64)
     except Exception as error:  # NumPy, torch and the user's own types raise what they like
         kind = type(scores).__name__
-        raise RewardError(f"returned {kind}, not numbers ({_text_of(error)}): {expected}.") from error
+        raise RewardError(f"returned {kind}, not numbers ({text_of(error)}): {expected}.") from error
     if score_B.shape == (number, 1):
         score_B = score_B[:, 0]
     if score_B.shape != (number,):

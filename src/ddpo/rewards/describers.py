@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ddpo.errors import RewardError
+from ddpo.media.image import to_pictures
 from ddpo.rewards.judge import OTHER
-from ddpo.rewards.pixels import to_pictures
 from ddpo.rewards.pretrained import load_network, loading
+from ddpo.runtime.errors import RewardError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddpo.rewards.pixels import to_uint8
+from ddpo.media.image import to_uint8
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddpo.errors import RewardError
+from ddpo.runtime.errors import RewardError
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddpo.errors import RewardError
+from ddpo.media.image import to_pictures
 from ddpo.rewards.clip import normalise
-from ddpo.rewards.pixels import to_pictures
 from ddpo.rewards.pretrained import load_network
+from ddpo.runtime.errors import RewardError
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddpo.errors import RewardError
-from ddpo.rewards.pixels import to_pictures
+from ddpo.media.image import to_pictures
+from ddpo.runtime.errors import RewardError
 
 if TYPE_CHECKING:
     import numpy.typing as npt

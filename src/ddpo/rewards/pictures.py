@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddpo.errors import PictureError, nearest
 from ddpo.rewards.contract import Array
 from ddpo.rewards.scorer import Scorer
+from ddpo.runtime.errors import PictureError, nearest
 
 if TYPE_CHECKING:
     from PIL.Image import Image

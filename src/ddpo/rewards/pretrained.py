@@ -12,7 +12,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from ddpo.errors import RewardError, connection_failed
+from ddpo.runtime.errors import RewardError, connection_failed
 
 if TYPE_CHECKING:
     import torch

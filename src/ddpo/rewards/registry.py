@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from ddpo.errors import RewardError, nearest
 from ddpo.rewards.aesthetic import aesthetic
 from ddpo.rewards.alignment import alignment
 from ddpo.rewards.clip import clip_score
@@ -24,6 +23,7 @@ from ddpo.rewards.ocr import ocr
 from ddpo.rewards.pickscore import pickscore
 from ddpo.rewards.remote import SCHEMES, load_remote
 from ddpo.rewards.vqa import vqa
+from ddpo.runtime.errors import RewardError, nearest
 
 RewardSpec = str | Reward | LoadedReward | Mapping[Any, Any]
 """Anything that stands for a reward in a configuration or in Python."""

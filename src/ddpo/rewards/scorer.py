@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddpo.errors import RewardError
 from ddpo.rewards.contract import Array, ComponentScores, LoadedReward, combine, score_components
+from ddpo.runtime.errors import RewardError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddpo.errors import RewardError
-from ddpo.number_words import with_digits
 from ddpo.rewards.describers import LLAVA, Describer, append_log, ask, choose_describer
+from ddpo.runtime.errors import RewardError
+from ddpo.runtime.number_words import with_digits
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -21,12 +21,12 @@ from tiny_clip import save_clip
 from tiny_pipeline import build_pipeline
 from tiny_run import Signalling, by_content, tiny_run
 
-from ddpo.checkpoints import CHECKSUMS, Checkpoints
-from ddpo.errors import DDPOError
 from ddpo.policies.loading import ModelSource, load_pipeline
 from ddpo.prompts import load_prompts
 from ddpo.rewards import load_reward, score
-from ddpo.run import resume, train
+from ddpo.runs.checkpoints import CHECKSUMS, Checkpoints
+from ddpo.runtime.errors import DDPOError
+from ddpo.training.run import resume, train
 from fault_trials.refusals import flaw_of_ending, flaw_of_refusal, no_model_may_load, run_here
 from fault_trials.registry import Cases, trial
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from tiny_run import Signalling, difference, save_model, tiny_run
 
-from ddpo.checkpoints import CHECKSUMS, STATE, Checkpoint, Checkpoints
-from ddpo.run import resume, train
-from ddpo.run_folder import RunFolder
+from ddpo.runs.checkpoints import CHECKSUMS, STATE, Checkpoint, Checkpoints
+from ddpo.runs.folder import RunFolder
+from ddpo.training.run import resume, train
 from fault_trials.refusals import Reached, flaw_of_ending, no_model_may_load, run_here
 from fault_trials.registry import Cases, trial
 

@@ -14,11 +14,11 @@ from typing import Protocol
 
 from tiny_run import Signalling, difference, save_model, tiny_run
 
-from ddpo.checkpoints import Checkpoints
-from ddpo.display import QuietDisplay
-from ddpo.errors import CheckpointError, RunFolderError
-from ddpo.run import resume, train
-from ddpo.run_folder import RunFolder
+from ddpo.report.progress import QuietDisplay
+from ddpo.runs.checkpoints import Checkpoints
+from ddpo.runs.folder import RunFolder
+from ddpo.runtime.errors import CheckpointError, RunFolderError
+from ddpo.training.run import resume, train
 from fault_trials.refusals import flaw_of, flaw_of_ending, run_here
 from fault_trials.registry import Cases, trial
 

@@ -15,8 +15,8 @@ from mixture import MixturePolicy, position
 from safetensors.torch import save_file
 
 from ddpo.config import parse_config
-from ddpo.display import QuietDisplay
-from ddpo.run import train
+from ddpo.report.progress import QuietDisplay
+from ddpo.training.run import train
 from fault_trials.registry import Cases, trial
 from fault_trials.toy import toy_policy
 
@@ -55,7 +55,7 @@ def long_runs(size: int, folder: Path) -> Cases:
             "device": "cpu",
         }
     )
-    with mock.patch("ddpo.run.load_policy", return_value=_Saved(toy_policy())):
+    with mock.patch("ddpo.training.run.load_policy", return_value=_Saved(toy_policy())):
         result = train(config, reward=position, display=looking)
     lines = len(result.folder.read_metrics())
     yield "every iteration is recorded", None if lines == size else f"{lines} lines of metrics"

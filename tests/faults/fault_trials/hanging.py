@@ -12,12 +12,12 @@ from mixture import position
 from torch import Tensor
 
 from ddpo.config import parse_config
-from ddpo.distributed import Runtime
-from ddpo.errors import RewardError
-from ddpo.experience import Experience
 from ddpo.prompts import from_list
 from ddpo.rewards import load_reward
-from ddpo.trainer import Trainer
+from ddpo.runtime.errors import RewardError
+from ddpo.runtime.processes import Runtime
+from ddpo.training.experience import Experience
+from ddpo.training.trainer import Trainer
 from fault_trials.refusals import flaw_of
 from fault_trials.registry import Cases, trial
 from fault_trials.toy import toy_policy
@@ -39,7 +39,7 @@ TIMEOUT = 1.0
 def hanging_rewards(size: int, folder: Path) -> Cases:
     """Hang on each of `size` samples in turn: once, and for ever; with every `on_error`, on one thread and on two."""
     drawn, scores = _undisturbed(folder)
-    with mock.patch("ddpo.scoring.FIRST_PAUSE", 0.0):
+    with mock.patch("ddpo.training.scoring.FIRST_PAUSE", 0.0):
         for index in range(size):
             sample = (5 + index) % SAMPLES
             for workers in (1, 2):

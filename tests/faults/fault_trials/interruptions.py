@@ -13,11 +13,11 @@ from unittest import mock
 from tiny_run import Signalling, difference, save_model, tiny_run
 
 from ddpo.algorithms import DDPOImportanceSampling
-from ddpo.checkpoints import Checkpoints
 from ddpo.config import TrainConfig
-from ddpo.display import QuietDisplay
-from ddpo.run import resume, train, train_or_resume
-from ddpo.run_folder import RunFolder
+from ddpo.report.progress import QuietDisplay
+from ddpo.runs.checkpoints import Checkpoints
+from ddpo.runs.folder import RunFolder
+from ddpo.training.run import resume, train, train_or_resume
 from fault_trials.processes import forked
 from fault_trials.registry import Cases, trial
 

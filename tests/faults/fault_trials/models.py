@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from tiny_pipeline import build_pipeline
 
 from ddpo.config import parse_config
-from ddpo.errors import ModelError
 from ddpo.policies.loading import ModelSource, load_pipeline
 from ddpo.policies.lora import LoRA, add_adapter, save_adapter
+from ddpo.runtime.errors import ModelError
 from fault_trials.refusals import Ending, flaw_of_ending, flaw_of_refusal, run_apart, run_here
 from fault_trials.registry import Cases, trial
 

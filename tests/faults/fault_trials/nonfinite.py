@@ -15,12 +15,12 @@ from mixture import TIMESTEPS, MixturePolicy, position
 from torch import Tensor
 
 from ddpo.config import parse_config
-from ddpo.distributed import Runtime
-from ddpo.errors import DivergenceError
-from ddpo.experience import Metrics, Trajectories
 from ddpo.prompts import from_list
 from ddpo.rewards import load_reward
-from ddpo.trainer import Trainer
+from ddpo.runtime.errors import DivergenceError
+from ddpo.runtime.processes import Runtime
+from ddpo.training.experience import Metrics, Trajectories
+from ddpo.training.trainer import Trainer
 from fault_trials.refusals import flaw_of
 from fault_trials.registry import Cases, trial
 from fault_trials.toy import toy_policy

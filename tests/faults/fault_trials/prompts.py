@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ddpo.errors import PromptError
 from ddpo.prompts import load_prompts
+from ddpo.runtime.errors import PromptError
 from fault_trials.refusals import flaw_of_refusal
 from fault_trials.registry import Cases, trial
 

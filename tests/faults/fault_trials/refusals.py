@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 from ddpo.cli import main
-from ddpo.errors import DDPOError
+from ddpo.runtime.errors import DDPOError
 
 LONGEST = 900
 """Characters in a sentence that can still be read."""

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddpo.errors import RewardError
 from ddpo.rewards import load_reward, score
+from ddpo.runtime.errors import RewardError
 from fault_trials.refusals import flaw_of_refusal
 from fault_trials.registry import Cases, trial
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from tiny_run import by_content, difference, save_model, tiny_run
 
-from ddpo.checkpoints import Checkpoints
-from ddpo.display import QuietDisplay
-from ddpo.errors import CheckpointError
-from ddpo.run import resume, train
-from ddpo.run_folder import RunFolder
+from ddpo.report.progress import QuietDisplay
+from ddpo.runs.checkpoints import Checkpoints
+from ddpo.runs.folder import RunFolder
+from ddpo.runtime.errors import CheckpointError
+from ddpo.training.run import resume, train
 from fault_trials.registry import Cases, trial
 
 EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "shutil.rmtree")

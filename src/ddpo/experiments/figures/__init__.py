@@ -13,7 +13,7 @@ from ddpo.experiments.figures.generalisation import generalisation
 from ddpo.experiments.figures.pictures import before_after, progression
 from ddpo.experiments.figures.style import VERMILION, Format, render
 from ddpo.experiments.results import About
-from ddpo.files import write_atomically
+from ddpo.runtime.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

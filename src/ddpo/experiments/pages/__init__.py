@@ -10,8 +10,8 @@ from ddpo.experiments.pages.curves import effectiveness, overoptimisation, promp
 from ddpo.experiments.pages.markdown import bullets
 from ddpo.experiments.pages.samples import generalisation, pictures
 from ddpo.experiments.results import About
-from ddpo.files import write_atomically
 from ddpo.report.wording import count, duration
+from ddpo.runtime.files import write_atomically
 
 _FINDINGS: dict[FigureKind, Callable[[Experiment, Path], str]] = {
     "progression": pictures,

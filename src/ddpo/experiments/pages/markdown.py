@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ddpo.experiments.definition import Claim
-from ddpo.intervals import Mean
+from ddpo.report.intervals import Mean
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from ddpo.errors import RewardError, nearest
+from ddpo.media.image import to_uint8
 from ddpo.rewards.contract import NamedReward
-from ddpo.rewards.pixels import to_uint8
 from ddpo.rewards.remote.breaker import CircuitBreaker
 from ddpo.rewards.remote.link import BusyError, FailedError, Link, TooLargeError, UnreachableError
 from ddpo.rewards.remote.pictures import to_png
 from ddpo.rewards.remote.protocol import TOKEN_VARIABLE, Info, ScoreItem
+from ddpo.runtime.errors import RewardError, nearest
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ddpo.errors import RewardError
 from ddpo.rewards.remote.breaker import CircuitBreaker
 from ddpo.rewards.remote.exchange import Address, Answer, NoAnswerError, NotReachedError, request
 from ddpo.rewards.remote.protocol import PROTOCOL, Info, Problem, ScoreItem, ScoreRequest, ScoreResponse
+from ddpo.runtime.errors import RewardError
 
 HANDSHAKE_SECONDS = 10.0
 """A server that does not say what it serves within this time is not there."""

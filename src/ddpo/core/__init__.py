@@ -1,0 +1,1 @@
+"""The method: kernels, trajectories, rollout and replay, objectives, advantages. Torch and numpy only."""

@@ -1,0 +1,1 @@
+"""Fixed samples through training, a trained model beside its base, the divergence between them."""

@@ -1,0 +1,187 @@
+"""The answers of a reward server. Imports FastAPI, of the extra `serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from ddpo.rewards import NamedReward
+from ddpo.rewards.remote import (
+    PROTOCOL,
+    Info,
+    ItemFailure,
+    ItemScore,
+    PictureError,
+    Problem,
+    ScoreItem,
+    ScoreRequest,
+    ScoreResponse,
+    open_png,
+    pixels_of,
+)
+from ddpo.rewards.server.batching import Batcher, Outcome, QueueFullError, Sample
+from ddpo.rewards.server.gate import Gate
+from ddpo.rewards.server.identity import PACKAGE_VERSION, version_of
+from ddpo.rewards.server.limits import Limits
+from ddpo.runtime.errors import RewardError
+
+RETRY_AFTER = {"Retry-After": "1"}
+"""Seconds after which a client that met a full queue may come back."""
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    401: {"model": Problem, "description": "The token is missing or wrong"},
+    413: {"model": Problem, "description": "More than the limits allow"},
+    422: {"model": Problem, "description": "Not a request as described here"},
+    429: {"model": Problem, "description": "Too much waits already: come back later"},
+    500: {"model": ScoreResponse, "description": "The reward failed for some of the items"},
+}
+
+
+def create_app(reward: NamedReward, limits: Limits, token: str | None = None) -> FastAPI:
+    """Return the server of a reward as an ASGI application; its scoring thread is running.
+
+    No answer holds a traceback: whatever goes wrong is a status and one sentence.
+    """
+    info = Info(
+        protocol=PROTOCOL,
+        reward=reward.name,
+        label=reward.label,
+        version=version_of(reward),
+        package_version=PACKAGE_VERSION,
+        max_items=limits.max_batch,
+    )
+    app = FastAPI(
+        title=f"ddpo reward server: {reward.name}",
+        description=f"{reward.label}; higher is better.",
+        version=info.version,
+        redoc_url=None,
+    )
+    app.add_middleware(Gate, token=token, limits=limits)
+    app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _broken)
+    scorer = _Scorer(info, Batcher(reward, limits), limits)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Say that the server is there."""
+        return {"status": "ok"}
+
+    @app.get("/info", responses={401: _REFUSALS[401]})
+    async def about() -> Info:
+        """Say what the server serves."""
+        return info
+
+    @app.post("/score", response_model=ScoreResponse, responses=_REFUSALS)
+    async def score_items(request: ScoreRequest) -> JSONResponse:
+        """Score samples; the scores come back under the items' ids."""
+        return await scorer.answer(request)
+
+    return app
+
+
+class _Scorer:
+    """From a request to its answer."""
+
+    def __init__(self, info: Info, batcher: Batcher, limits: Limits) -> None:
+        self._info, self._batcher, self._limits = info, batcher, limits
+        # Few threads: however many requests come, only so many pictures are unpacked at once.
+        self._unpacking = ThreadPoolExecutor(2, "unpack")
+
+    async def answer(self, request: ScoreRequest) -> JSONResponse:
+        """Return the scores, or raise an HTTPException with a sentence."""
+        items = request.items
+        if len(items) > self._limits.max_batch:
+            raise _too_large(f"The request holds {len(items)} items, more than the {self._limits.max_batch} allowed.")
+        if len({item.id for item in items}) < len(items):
+            raise _unprocessable("Two items have the same id: ids must be different within a request.")
+        work = functools.partial(unpacked, items, self._limits)
+        samples = await asyncio.get_running_loop().run_in_executor(self._unpacking, work)
+        try:
+            outcomes = await asyncio.wrap_future(self._batcher.submit(samples))
+        except QueueFullError:
+            busy = "Too many samples wait already: come back after a second."
+            raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, busy, RETRY_AFTER) from None
+        return self._response(items, outcomes)
+
+    def _response(self, items: Sequence[ScoreItem], outcomes: Sequence[Outcome]) -> JSONResponse:
+        scores, failed = list[ItemScore](), list[ItemFailure]()
+        for item, outcome in zip(items, outcomes, strict=True):
+            if isinstance(outcome, RewardError):
+                failed.append(ItemFailure(id=item.id, error=str(outcome)))
+            else:
+                scores.append(ItemScore(id=item.id, score=outcome))
+        response = ScoreResponse(
+            protocol=PROTOCOL,
+            reward=self._info.reward,
+            version=self._info.version,
+            scores=scores,
+            failed=failed,
+            error=failed[0].error if failed else None,
+        )
+        return JSONResponse(response.model_dump(exclude_defaults=True), 500 if failed else 200)
+
+
+def unpacked(items: Sequence[ScoreItem], limits: Limits) -> list[Sample]:
+    """Return the samples of a request's items.
+
+    Raises:
+        HTTPException: an image that is none, is too large, or takes too much with the others; names the item.
+    """
+    pictures, pixels = [], 0
+    for item in items:
+        try:
+            pictures.append(open_png(item.image, limits.max_pixels))
+        except PictureError as error:
+            raise _unprocessable(f"Item '{item.id}': {error}.") from None
+        pixels += pictures[-1].width * pictures[-1].height
+    if pixels > limits.waiting_pixels:
+        raise _too_large(
+            f"The images have {pixels} pixels together, more than the {limits.waiting_pixels} allowed: send fewer."
+        )
+    samples = []
+    for item, picture in zip(items, pictures, strict=True):
+        try:
+            samples.append(Sample(pixels_of(picture), item.prompt, dict(item.metadata)))
+        except PictureError as error:
+            raise _unprocessable(f"Item '{item.id}': {error}.") from None
+    return samples
+
+
+def _too_large(sentence: str) -> HTTPException:
+    return HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence)
+
+
+def _unprocessable(sentence: str) -> HTTPException:
+    return HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, sentence)
+
+
+async def _malformed(_: Request, error: Exception) -> JSONResponse:
+    """Name the first field that is not as described, without repeating what was sent."""
+    assert isinstance(error, RequestValidationError)
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"] if part != "body")
+    return _problem(422, f"The request is not as described at /docs: {where or 'body'}: {problem['msg']}.")
+
+
+async def _refused(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return _problem(error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+async def _broken(_: Request, error: Exception) -> JSONResponse:
+    return _problem(500, f"The server failed ({type(error).__name__}); its log says more.")
+
+
+def _problem(status: int, sentence: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    # What was sent may hold half of a surrogate pair, which no UTF-8 can.
+    readable = sentence.encode("utf-8", "replace").decode()
+    return JSONResponse(Problem(error=readable).model_dump(), status, headers)

@@ -1,0 +1,1 @@
+"""Processes and devices, signals, files, errors, the terminal."""

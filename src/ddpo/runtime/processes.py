@@ -1,0 +1,192 @@
+"""The processes of a run and what they share. The only importer of accelerate.
+
+Every process draws its own contiguous part of the samples. Rewards are gathered once, before the baseline;
+gradients are averaged once per update, explicitly, over the parameters the optimizer holds: there is no wrapped
+module whose forward could be bypassed, and nothing is silently left unsynchronised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ddpo.runtime.errors import ConfigError, DivergenceError
+
+T = TypeVar("T")
+
+
+class Runtime:
+    """Device, processes, loss scaling and trackers of a run."""
+
+    def __init__(
+        self,
+        *,
+        device: str | None = None,
+        threads: int | None = None,
+        precision: str = "fp32",
+        tracker: str | None = None,
+    ) -> None:
+        """Join the processes of the run; alone when not started by `accelerate launch` or torchrun.
+
+        Raises:
+            ConfigError: there is no such device, or the tracker's package is missing.
+        """
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+
+        if tracker is not None and find_spec(tracker) is None:
+            raise ConfigError(f"tracker: the package {tracker} is not installed; `pip install {tracker}`.")
+        if device is not None and not _exists(device):
+            raise ConfigError(f"device: there is no '{device}' here; leave it out to take what there is.")
+        if not torch.distributed.is_initialized():
+            AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run may have had another device
+        self._accelerator = Accelerator(log_with=tracker, cpu=device == "cpu", project_dir=".")
+        self.device = torch.device(device) if device not in (None, "cuda") else self._accelerator.device
+        if self.device.type == "cpu":
+            torch.set_num_threads(threads or min(2, torch.get_num_threads()))
+        self.threads = torch.get_num_threads()
+        self.precision = precision if precision != "auto" else _suitable_precision(self.device)
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    @property
+    def processes(self) -> int:
+        """Number of processes."""
+        return int(self._accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the run folder."""
+        return bool(self._accelerator.is_main_process)
+
+    def share(self, number: int, what: str = "samples_per_iteration") -> range:
+        """Return the indices of this process's part of `number` samples; the parts are equal. Errors begin with `what`.
+
+        Raises:
+            ConfigError: the number does not divide by the number of processes.
+        """
+        if number % self.processes:
+            raise ConfigError(f"{what}: {number} samples do not divide by the {self.processes} processes of this run.")
+        size = number // self.processes
+        first = int(self._accelerator.process_index) * size
+        return range(first, first + size)
+
+    def gather(self, items: Sequence[T]) -> list[T]:
+        """Return the items of all processes in order of process."""
+        from accelerate.utils import gather_object
+
+        return list(items) if self.processes == 1 else list(gather_object(list(items)))
+
+    def wait(self) -> None:
+        """Return once every process has come here."""
+        self._accelerator.wait_for_everyone()
+
+    def free_memory(self) -> None:
+        """Give back what the allocator keeps of a GPU's memory."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of `loss`."""
+        self._scaler.scale(loss).backward()
+
+    def optimizer_step(
+        self, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], max_norm: float | None
+    ) -> float | None:
+        """Average gradients over processes, clip them to `max_norm`, update, and return their norm before clipping.
+
+        In fp16 an update whose scaled gradient overflows is skipped, the scale is lowered, and None is returned.
+
+        Raises:
+            DivergenceError: the gradient is not finite (in fp16: not at a loss scale of 1 either); nothing is updated.
+        """
+        self._average_gradients(parameters)
+        self._scaler.unscale_(optimizer)
+        norm = float(nn.utils.clip_grad_norm_(parameters, float("inf") if max_norm is None else max_norm))
+        searching = self._scaler.is_enabled() and self._scaler.get_scale() >= 1
+        if not math.isfinite(norm) and not searching:
+            optimizer.zero_grad(set_to_none=True)
+            if self._scaler.is_enabled():
+                self._scaler.update(self._scaler.get_scale())  # it is done with this update, at the same scale
+            raise DivergenceError(
+                f"the gradient is not finite (norm {norm}); no weight was changed. "
+                "Lower learning_rate or use precision=fp32."
+            )
+        self._scaler.step(optimizer)
+        self._scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        return norm if math.isfinite(norm) else None
+
+    def _average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        if self.processes == 1:
+            return
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        flat = self._accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
+        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    @property
+    def loss_scale(self) -> dict[str, Any]:
+        """State of the loss scaler as plain values; empty where there is none."""
+        return dict(self._scaler.state_dict())
+
+    @loss_scale.setter
+    def loss_scale(self, state: Mapping[str, Any]) -> None:
+        if state and self._scaler.is_enabled():
+            self._scaler.load_state_dict(dict(state))
+
+    def start_tracking(self, name: str, config: Mapping[str, Any], folder: Path, *, run_id: str | None = None) -> None:
+        """Open the tracker, if one is configured; what it writes locally goes into the run folder.
+
+        `run_id` is the `tracker_run` of a run that goes on.
+        """
+        if self._accelerator.log_with:
+            project = self._accelerator.project_configuration
+            project.project_dir = project.logging_dir = str(folder)
+            flat = {key: str(value) for key, value in config.items()}
+            options = {} if run_id is None else {"wandb": {"id": run_id, "resume": "allow"}}
+            self._accelerator.init_trackers(name, config=flat, init_kwargs=options)
+
+    @property
+    def tracker_run(self) -> str | None:
+        """What the tracker calls this run, where it can go on with a run (wandb)."""
+        for tracker in getattr(self._accelerator, "trackers", ()):
+            if tracker.name == "wandb" and tracker.tracker is not None:
+                return str(tracker.tracker.id)
+        return None
+
+    def track(self, metrics: Mapping[str, float]) -> None:
+        """Send an iteration's metrics to the tracker, if one is configured."""
+        self._accelerator.log(dict(metrics), step=int(metrics["iteration"]))
+
+    def stop_tracking(self) -> None:
+        """Close the tracker."""
+        if self._accelerator.log_with:
+            self._accelerator.end_training()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether memory did not suffice, on a GPU or for PyTorch on the CPU."""
+    on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or on_cpu
+
+
+def _suitable_precision(device: torch.device) -> str:
+    """Return `bf16` where matrix units make it faster than float32, else `fp32`."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    matrix_units = device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
+    return "bf16" if matrix_units else "fp32"
+
+
+def _exists(device: str) -> bool:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        return False
+    return True

@@ -1,0 +1,219 @@
+"""The loop around the trainer: metrics, fixed samples, checkpoints and the trained model go into the run folder."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from ddpo.config import TrainConfig
+from ddpo.core.policy import Policy
+from ddpo.evaluation.fixed_samples import Evaluation, Evaluator
+from ddpo.report.curve import draw_curve
+from ddpo.report.page import write_page
+from ddpo.report.progress import Display
+from ddpo.runs.checkpoints import Checkpoint, Checkpoints
+from ddpo.runs.folder import RunFolder, unwritable
+from ddpo.runtime.errors import CheckpointError, DDPOError, DeviceMemoryError, ReplayError, RunFolderError
+from ddpo.runtime.signals import Interrupted
+from ddpo.training.checkpointing import Checkpointer
+from ddpo.training.experience import Metrics
+from ddpo.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves behind."""
+
+    folder: RunFolder
+    """The run folder."""
+    metrics: list[Metrics]
+    """One entry an iteration, as in metrics.jsonl."""
+    before: Evaluation
+    """The fixed samples before training."""
+    after: Evaluation
+    """The same prompts and seeds the last time they were drawn: after training, unless it was interrupted."""
+    labels: dict[str, str]
+    """Words with the unit for each reward measured on the fixed samples."""
+    interrupted: Interrupted | None
+    """What told the run to stop before its last iteration, if anything did."""
+    is_main: bool
+    """Whether this is the process that wrote the run folder."""
+
+
+class RunLoop:
+    """The loop around the trainer; every process runs it, the main one writes."""
+
+    def __init__(
+        self, config: TrainConfig, trainer: Trainer, evaluator: Evaluator, folder: RunFolder, display: Display
+    ) -> None:
+        self.config, self.trainer, self.evaluator = config, trainer, evaluator
+        self.folder, self.display = folder, display
+        self.writes = trainer.runtime.is_main
+        self.checkpointer = Checkpointer(trainer, Checkpoints(folder.checkpoints), config)
+        self.metrics: list[Metrics] = []
+        self.unrecorded: Metrics | None = None
+        """Metrics of the last iteration until they are written."""
+        self.tracker_run: str | None = None
+
+    def restore(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
+        """Take up the run where a checkpoint left it."""
+        self.unrecorded = self.checkpointer.restore(checkpoint, state, self.folder.scratch)
+        recorded = self.trainer.finished - (self.unrecorded is not None)
+        self.metrics = self.folder.keep_metrics(recorded) if self.writes else self.folder.read_metrics()[:recorded]
+        self.tracker_run = state["tracker_run"]
+        if self.writes:
+            self.folder.remove_leftovers()
+        for left in Checkpoints(self.folder.checkpoints).half_written():
+            self.display.message(f"Ignored: {left.name[1:]}, a checkpoint that was not written to its end.")
+        if self.trainer.finished < self.config.iterations:
+            self.display.message(f"Going on from {checkpoint.name}.")
+
+    def train(self, before: Evaluation) -> TrainResult:
+        """Train with evaluations and checkpoints in between, save, evaluate; an error saves what was done so far."""
+        runtime, title = self.trainer.runtime, self.config.name or "run"
+        interrupted: Interrupted | None = None
+        after = before
+        try:
+            if self.writes:
+                self.folder.write_config(self.config.to_yaml())
+            if self.writes and not self.trainer.finished:
+                self.evaluator.write(self.folder, before)
+            runtime.start_tracking(
+                title, self.config.model_dump(mode="json"), self.folder.path, run_id=self.tracker_run
+            )
+            after = self._train(before)
+        except Interrupted as stopped:
+            interrupted = stopped
+            self._save("Interrupted; saved {}. Go on with")
+        except (CheckpointError, RunFolderError):
+            raise
+        except Exception as error:
+            self._rescue(error)
+            if _of_the_disk(error):
+                raise unwritable(self.folder.path, error) from error
+            raise
+        finally:
+            shutil.rmtree(self.folder.scratch, ignore_errors=True)
+            runtime.stop_tracking()
+        runtime.wait()
+        labels = self.evaluator.labels
+        return TrainResult(self.folder, self.metrics, before, after, labels, interrupted, self.writes)
+
+    def _train(self, before: Evaluation) -> Evaluation:
+        """Make the iterations that are left and everything that shows them; return the last evaluation."""
+        after = before
+        if self.unrecorded is not None:
+            after = self._record(self.unrecorded, after)
+        for metrics in self.trainer.train(self.display.phase, self.folder.scratch):
+            self.unrecorded = metrics
+            after = self._record(metrics, after)
+        if after.iteration != self.trainer.finished:
+            after = self._evaluate()
+        if self.writes:
+            save_whole(self.trainer.policy, self.folder.model)
+            self._draw_curve()
+            self.evaluator.write_before_after(self.folder, before, after)
+            self._write_report()
+        return after
+
+    def _record(self, metrics: Metrics, after: Evaluation) -> Evaluation:
+        """Write an iteration's metrics, and a checkpoint where one is due; return the newest evaluation."""
+        best: float | None = None
+        if self._due(self.config.evaluation.every):
+            after = self._evaluate()
+            metrics = metrics | after.metrics
+            reward = next(iter(after.means.values()))
+            best = reward if self.checkpointer.best is None or reward > self.checkpointer.best else None
+        self.metrics.append(metrics)
+        if self.writes:
+            self.folder.append_metrics(metrics)
+        self.unrecorded = None
+        self.trainer.runtime.track(metrics)
+        self.display.iteration(metrics)
+        best = best if self.config.keep_best else None
+        every = self.config.checkpoint_every
+        at_end = every is not None and self.trainer.finished == self.config.iterations
+        if at_end or self._due(every) or best is not None:
+            self.display.phase("checkpoint", 0, 1)
+            self.checkpointer.save(best=best)
+        return after
+
+    def _due(self, every: int | None) -> bool:
+        return every is not None and self.trainer.finished % every == 0
+
+    def _evaluate(self) -> Evaluation:
+        """Draw the fixed samples and put them, and the model, into the run folder."""
+        self.display.phase("fixed samples", 0, 1)
+        known = len(self.evaluator.not_measured)
+        evaluation = self.evaluator.evaluate(self.trainer.policy, self.trainer.finished)
+        for reason in self.evaluator.not_measured[known:]:
+            self.display.message(f"Measured no more: {reason}")
+        if self.writes:
+            self._draw_curve()
+            self.evaluator.write(self.folder, evaluation)
+            save_whole(self.trainer.policy, self.folder.model)
+        return evaluation
+
+    def _save(self, message: str) -> None:
+        """Write a checkpoint of the run as it is, say `message` with its name in place of `{}`, then write the model.
+
+        Raises:
+            CheckpointError, RunFolderError: the one or the other cannot be written.
+        """
+        self.display.phase("checkpoint", 0, 1)
+        checkpoint = self.checkpointer.save(unrecorded=self.unrecorded)
+        self.display.message(f"{message.format(checkpoint.name)}: ddpo resume {self.folder.path}")
+        if not self.writes or not self.trainer.finished:
+            return
+        try:
+            save_whole(self.trainer.policy, self.folder.model)
+        except (OSError, SafetensorError) as error:
+            raise unwritable(self.folder.model, error) from error
+
+    def _rescue(self, error: Exception) -> None:
+        """Save what an error leaves. Whatever goes wrong with that must not hide the error."""
+        told_to_all = isinstance(error, DDPOError) and not isinstance(error, DeviceMemoryError)
+        if self.trainer.runtime.processes > 1 and not told_to_all:
+            return  # the other processes have not failed and would not take part
+        if isinstance(error, ReplayError):
+            self.trainer.forget_iteration()  # these samples would be refused again, whatever is changed
+        with suppress(Exception):
+            self._save("Saved {}. Once the error is mended, go on with")
+
+    def _draw_curve(self) -> None:
+        if self.metrics:
+            title = f"{self.config.name or 'run'}: {self.config.algorithm.name}"
+            draw_curve(self.metrics, self.folder.curve, title=title, label=self.trainer.reward.label)
+
+    def _write_report(self) -> None:
+        """Write the run as one page; whatever goes wrong with it is said and does not take the trained model along."""
+        try:
+            write_page([self.folder.read()], self.folder.report)
+        except Exception as error:
+            self.display.message(
+                f"The report was not written: {type(error).__name__}: {error}. "
+                f"`ddpo report {self.folder.path}` writes it again."
+            )
+
+
+def _of_the_disk(error: Exception) -> bool:
+    """Return whether a file could not be written or read; a connection that failed is an OSError too."""
+    connection = isinstance(error, ConnectionError | TimeoutError)
+    return isinstance(error, SafetensorError) or (isinstance(error, OSError) and not connection and bool(error.errno))
+
+
+def save_whole(policy: Policy, folder: Path) -> None:
+    """Save the trained weights so that `folder` is there whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        policy.save(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
