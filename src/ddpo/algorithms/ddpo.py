@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from ddpo.algorithms.algorithm import PolicyGradient
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ddpo.core.objectives import Metrics
     from ddpo.core.policy import Policy
-    from ddpo.core.trajectory import Minibatch
+    from ddpo.core.trajectory import Pairs
 
 PAPER_CLIP_RANGE = 1e-4
 """Clip range of every experiment in the paper (F.1), on the mean log-probability over 16384 dimensions."""
 
 
-class DDPOImportanceSampling(BaseModel):
+class DDPOImportanceSampling(PolicyGradient):
     """DDPO-IS: several clipped updates on each iteration's samples (eq. 4)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: Literal["ddpo-is"] = "ddpo-is"
     clip_range: float | None = Field(default=None, gt=0, lt=1)
@@ -32,8 +32,6 @@ class DDPOImportanceSampling(BaseModel):
 
     default_updates: ClassVar[int] = 4
     """Updates per iteration unless configured (F.1)."""
-    max_updates: ClassVar[int | None] = None
-    """No limit on updates per iteration."""
 
     @model_validator(mode="after")
     def _one_clip(self) -> DDPOImportanceSampling:
@@ -58,7 +56,7 @@ class DDPOImportanceSampling(BaseModel):
         """Return the largest |ratio - 1| tolerated before the first update: a tenth of the clip."""
         return self.clip(dimensions) / 10
 
-    def loss(self, policy: Policy, batch: Minibatch) -> tuple[Tensor, Metrics]:
+    def loss(self, policy: Policy, batch: Pairs) -> tuple[Tensor, Metrics]:
         """Return the clipped surrogate of the replayed pairs, averaged, and metrics `(N,)`."""
         from ddpo.core.objectives import clipped_surrogate, importance_ratio
         from ddpo.core.rollout import replay
@@ -73,10 +71,8 @@ class DDPOImportanceSampling(BaseModel):
         return loss, metrics | {"ratio": ratio_N, "kl/step": replayed.kl_N}
 
 
-class DDPOScoreFunction(BaseModel):
+class DDPOScoreFunction(PolicyGradient):
     """DDPO-SF: one update on each iteration's samples, on-policy (eq. 3)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: Literal["ddpo-sf"] = "ddpo-sf"
     log_prob: Literal["mean", "sum"] = "mean"
@@ -91,7 +87,7 @@ class DDPOScoreFunction(BaseModel):
         """Return the largest |ratio - 1| tolerated: what a tenth of the paper's clip is in nats of a whole step."""
         return PAPER_CLIP_RANGE / 10 * 16384 / (dimensions if self.log_prob == "mean" else 1)
 
-    def loss(self, policy: Policy, batch: Minibatch) -> tuple[Tensor, Metrics]:
+    def loss(self, policy: Policy, batch: Pairs) -> tuple[Tensor, Metrics]:
         """Return the score-function loss of the replayed pairs, averaged, and metrics `(N,)`."""
         import torch
 

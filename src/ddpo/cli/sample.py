@@ -26,8 +26,8 @@ def sample(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: a GPU if there is one.")] = None,
 ) -> None:
     """Draw pictures from a model or a finished run; diffusers with the same seed draws the same."""
-    from ddpo.evaluation.sampling import draw_pictures, sampling_config
+    from ddpo.evaluation.sampling import draw_to_files, sampling_config
 
     config, weights = sampling_config(source, steps=steps, guidance_scale=guidance_scale, device=device)
-    for path in draw_pictures(config, weights, prompt, number=number, seed=seed, output=output):
+    for path in draw_to_files(config, weights, prompt, number=number, seed=seed, output=output):
         typer.echo(path)

@@ -11,6 +11,7 @@ from ddpo.runtime.errors import ConfigError
 
 FREE = (
     *("name", "output", "iterations", "checkpoint_every", "keep_last", "keep_best", "tracker", "on_nonfinite"),
+    *("callbacks", "stop_when"),
     *("device", "threads", "precision", "gradient_checkpointing", "compile"),
     *("evaluation", "scoring", "learning_rate", "optimizer", "max_gradient_norm"),
 )

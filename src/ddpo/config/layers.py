@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from ddpo.algorithms import ALGORITHMS
+from ddpo.algorithms import algorithm_class
 from ddpo.config.reading import read_yaml
 from ddpo.config.tree import TrainConfig
 from ddpo.rewards import names_rewards
@@ -17,7 +17,7 @@ from ddpo.runtime.files import expanded, is_file, is_folder
 
 RECIPES = resources.files("ddpo.config") / "recipes"
 
-NAMED_SECTIONS = ("algorithm", "reward", "prompts", "model")
+NAMED_SECTIONS = ("algorithm", "reward", "prompts", "model", "policy")
 """Sections whose `name` decides what else they may hold: naming another drops the rest."""
 SECTIONS_WITH_NAME = (*NAMED_SECTIONS, "sampler", "advantage")
 """Sections for which a bare value is their name."""
@@ -113,11 +113,10 @@ def _level(tree: dict[str, Any]) -> Level:
     if not isinstance(algorithms, dict) or not all(isinstance(part, dict | None) for part in algorithms.values()):
         raise ConfigError("algorithms: must hold names of algorithms, and settings as keys and values under each.")
     for name, settings in algorithms.items():
-        if name not in ALGORITHMS:
-            raise ConfigError(
-                f"algorithms: unknown algorithm '{name}'.{nearest(str(name), ALGORITHMS)} "
-                f"Known: {', '.join(ALGORITHMS)}."
-            )
+        try:
+            algorithm_class(name)
+        except ConfigError as error:
+            raise ConfigError(f"algorithms: {str(error).removeprefix('algorithm.name: ')}") from None
         for key in settings or {}:
             if key not in TrainConfig.model_fields:
                 raise ConfigError(f"algorithms.{name}.{key}: unknown key.{nearest(str(key), TrainConfig.model_fields)}")

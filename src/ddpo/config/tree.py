@@ -9,11 +9,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
-from ddpo.algorithms import Algorithm, DDPOImportanceSampling, WeightedRegression
+from ddpo.algorithms import Advantage, Algorithm, DDPOImportanceSampling
+from ddpo.algorithms.algorithm import check_divides
+from ddpo.config.conditions import parse_condition
+from ddpo.config.explanations import algorithm_section
 from ddpo.policies.loading import ModelSource
 from ddpo.policies.lora import LoRA
+from ddpo.runtime.errors import nearest
+from ddpo.runtime.plugins import is_plugin
+
+
+SAMPLERS = ("ddim", "ancestral")
 
 
 class _Section(BaseModel):
@@ -23,12 +31,15 @@ class _Section(BaseModel):
 class SamplerConfig(_Section):
     """How samples are drawn: the denoising run that becomes the MDP."""
 
-    name: Literal["ddim", "ancestral"] = "ddim"
-    """`ancestral` is the paper's sampler and equals `ddim` with eta 1."""
+    name: str = "ddim"
+    """`ddim`; `ancestral`, the paper's, equals `ddim` with eta 1; or `path/to/file.py:function`, which returns a kernel
+    when called with the model's schedule, `steps`, and the `options`."""
     steps: int = Field(default=50, ge=1)
     """Denoising steps T."""
     eta: float = Field(default=1.0, le=1)
     """Noise of the DDIM steps, above 0 and at most 1."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of a function of your own."""
 
     @field_validator("eta")
     @classmethod
@@ -41,31 +52,16 @@ class SamplerConfig(_Section):
         return eta
 
     @model_validator(mode="after")
-    def _ancestral_has_no_eta(self) -> SamplerConfig:
-        if self.name == "ancestral" and self.eta != 1:
-            raise ValueError("the ancestral sampler has no eta; leave it out or use name=ddim")
-        return self
-
-
-class AdvantageConfig(_Section):
-    """How rewards become advantages (F.3)."""
-
-    name: Literal["running", "batch", "group", "leave-one-out"] = "running"
-    """`running`: per-prompt running mean and std; `group` and `leave-one-out` need samples_per_prompt > 1."""
-    buffer_size: int = Field(default=32, ge=2)
-    """Rewards kept a prompt (running)."""
-    min_count: int = Field(default=16, ge=1)
-    """Rewards a prompt needs before its own statistics count; the batch's are used till then (running)."""
-    clip: float | None = Field(default=5.0, gt=0)
-    """Advantages are clipped to +- this; null: not at all, as in the paper's text."""
-
-    @model_validator(mode="after")
-    def _buffer_holds_min_count(self) -> AdvantageConfig:
-        if self.min_count > self.buffer_size:
+    def _settings_of_the_name(self) -> SamplerConfig:
+        if self.name not in SAMPLERS and not is_plugin(self.name):
             raise ValueError(
-                f"min_count {self.min_count} is never reached with a buffer_size of {self.buffer_size}; "
-                "make the buffer at least as large"
+                f"name '{self.name}' is unknown.{nearest(self.name, SAMPLERS)} Known: {', '.join(SAMPLERS)}, or your "
+                "own as path/to/file.py:function"
             )
+        if self.name != "ddim" and self.eta != 1:
+            raise ValueError(f"the {self.name} sampler has no eta; leave it out or use name=ddim")
+        if self.name in SAMPLERS and self.options:
+            raise ValueError(f"the {self.name} sampler has no options; they are for a function of your own")
         return self
 
 
@@ -123,14 +119,18 @@ class TrainConfig(_Section):
 
     model: ModelSource = ModelSource()
     """The model to fine-tune."""
+    policy: str | dict[str, Any] | None = None
+    """A policy of your own in place of the model, `path/to/file.py:Name`, or `name` and options; see
+    docs/extending.md."""
     prompts: str | list[str | dict[str, Any]] | dict[str, Any] = "simple-animals"
-    """A prompt source: a name of `ddpo list prompts`, a .txt or .jsonl file, or a list."""
+    """A prompt source: a name of `ddpo list prompts`, a .txt or .jsonl file, a list, `path/to/file.py:function`, or
+    `none` for an unconditional model."""
     reward: str | dict[str, Any] = "jpeg-compressibility"
     """A reward: a name of `ddpo list rewards`, `path/to/file.py:function`, `package.module:function` or a server,
     `http://host:port`; or a mapping: a name with options, the weights of several rewards, or a combinator
     (docs/rewards.md)."""
-    algorithm: Algorithm = DDPOImportanceSampling()
-    """The algorithm with its settings; see `ddpo list algorithms`."""
+    algorithm: SerializeAsAny[Algorithm] = DDPOImportanceSampling()
+    """The algorithm with its settings; see `ddpo list algorithms`, or your own as `path/to/file.py:Name`."""
 
     iterations: int = Field(default=200, ge=1)
     """Rollout and update phases."""
@@ -153,7 +153,7 @@ class TrainConfig(_Section):
     """Classifier-free guidance weight w (eq. 5) in rollout and replay; 1: no guidance."""
     cfg_training: bool = True
     """Train through both branches of the guided prediction (G.1)."""
-    advantage: AdvantageConfig = AdvantageConfig()
+    advantage: Advantage = Advantage()
     """Normalisation of rewards for policy gradients; rwr and rwr-sparse weigh samples instead."""
 
     learning_rate: float = Field(default=1e-5, gt=0)
@@ -193,51 +193,46 @@ class TrainConfig(_Section):
     """Also keep the checkpoint with the highest reward on the fixed samples, saved when they are drawn."""
     tracker: Literal["tensorboard", "wandb", "trackio"] | None = None
     """Also send metrics there, through accelerate; the run folder is written either way."""
+    callbacks: list[str | dict[str, Any]] = []
+    """Called after each iteration: `path/to/file.py:Name`, or `name` and options; see docs/extending.md."""
+    stop_when: list[str] = []
+    """Conditions under which the run ends early, such as `evaluation/kl_to_base > 60`: a metric, a sign, a number."""
 
     @field_validator("model", mode="before")
     @classmethod
     def _model_by_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str | Path) else value
 
-    @field_validator("algorithm", "sampler", "advantage", mode="before")
+    @field_validator("sampler", "advantage", mode="before")
     @classmethod
     def _section_by_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _algorithm_by_name(cls, value: Any) -> Any:
+        return algorithm_section(value)
+
+    @field_validator("stop_when")
+    @classmethod
+    def _conditions(cls, conditions: list[str]) -> list[str]:
+        for condition in conditions:
+            parse_condition(condition)
+        return conditions
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> TrainConfig:
         updates = self.algorithm.default_updates if self.updates_per_iteration is None else self.updates_per_iteration
         object.__setattr__(self, "updates_per_iteration", updates)
-        if isinstance(self.algorithm, WeightedRegression):
-            self._check_regression(self.algorithm)
-            self._divides("samples_per_prompt", self.samples_per_prompt)
-            return self
-        limit = self.algorithm.max_updates
-        if limit is not None and updates * self.inner_epochs > limit:
-            raise ValueError(
-                f"updates_per_iteration: {self.algorithm.name} is on-policy and makes {limit} update an iteration, "
-                f"not {updates * self.inner_epochs}; use algorithm=ddpo-is for more"
-            )
-        self._divides("updates_per_iteration", updates)
-        self._divides("samples_per_prompt", self.samples_per_prompt)
-        if self.advantage.name in ("group", "leave-one-out") and self.samples_per_prompt == 1:
+        samples = self.samples_per_iteration
+        self.algorithm.check_sizes(samples, updates, self.inner_epochs, self.timestep_fraction)
+        check_divides("samples_per_prompt", self.samples_per_prompt, samples)
+        if self.algorithm.uses_advantages and self.advantage.compares_groups and self.samples_per_prompt == 1:
             raise ValueError(
                 f"advantage.name: '{self.advantage.name}' compares samples of one prompt; set samples_per_prompt to "
                 "2 or more"
             )
         return self
-
-    def _divides(self, name: str, divisor: int) -> None:
-        if self.samples_per_iteration % divisor:
-            raise ValueError(
-                f"samples_per_iteration: {self.samples_per_iteration} does not divide by {name} ({divisor}); "
-                f"{self.samples_per_iteration // divisor * divisor or divisor} would"
-            )
-
-    def _check_regression(self, algorithm: WeightedRegression) -> None:
-        for name, value in (("inner_epochs", self.inner_epochs), ("timestep_fraction", self.timestep_fraction)):
-            if value != 1:
-                raise ValueError(f"{name}: {algorithm.name} draws its own timesteps; leave {name} at 1")
 
     @property
     def updates(self) -> int:
@@ -248,9 +243,7 @@ class TrainConfig(_Section):
     @property
     def samples_per_update(self) -> int:
         """Samples that an update sees: a part of the iteration's, or as many noised ones as a regression wants."""
-        if isinstance(self.algorithm, WeightedRegression):
-            return self.algorithm.samples_per_update
-        return self.samples_per_iteration // self.updates
+        return self.algorithm.samples_in_update(self.samples_per_iteration, self.updates)
 
     def to_yaml(self) -> str:
         """Return the resolved configuration; `load_config` of it gives this configuration again."""

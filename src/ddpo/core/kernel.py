@@ -1,55 +1,123 @@
-"""One denoising step as a Gaussian `p(x_{t-1} | x_t, c) = N(mean, std^2 I)` (paper eq. 2): the action of the MDP.
+"""The kernel: a sampler as data. Every sampler of every model family is a table of Gaussian steps
 
-Notation: `a` is alpha_bar before the step, `a'` after it; `x0_hat` and `eps` are the network's prediction
-expressed as clean sample and as noise. Coefficients are computed in float64, samples stay in float32.
+    x' ~ N(x_T * x + prediction_T * prediction, std_T^2 I)                                        (paper eq. 2)
+
+with what the network is told as time. The steps with std > 0 have a likelihood and are the actions of the MDP; they
+may be any set. A function that returns a `Kernel` is all that a new sampler needs.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ddpo.core.forward_process import NoiseSchedule, PredictionType, TimeGrid
+from ddpo.core.forward_process import PredictionType, VariancePreserving
+from ddpo.core.gaussian import Gaussian
 from ddpo.runtime.errors import ConfigError
-
-SamplerName = Literal["ddim", "ancestral"]
 
 
 @dataclass(frozen=True)
-class Gaussian:
-    """`N(mean, std^2 I)` over a batch of samples."""
+class Kernel:
+    """The T denoising steps of a run, from the noisiest to the last.
 
-    mean: Tensor
-    """`(B, ...)` float32."""
-    std_B: Tensor
-    """`(B,)` float32: one standard deviation a sample, shared by its dimensions."""
+    Raises ConfigError when its columns differ in length or no step has a likelihood.
+    """
 
-    def _over_dimensions(self, value_B: Tensor) -> Tensor:
-        return value_B.reshape(-1, *[1] * (self.mean.ndim - 1))
+    time_T: Tensor
+    """`(T,)`: what the network is told, such as the training timestep (int64)."""
+    x_T: Tensor
+    """`(T,)` float64: coefficient of x in the step's mean."""
+    prediction_T: Tensor
+    """`(T,)` float64: coefficient of the network's (guided) prediction in the step's mean."""
+    std_T: Tensor
+    """`(T,)` float64: standard deviation of the step; 0 where it is deterministic."""
 
-    def sample(self, noise: Tensor) -> Tensor:
-        """Return `mean + std * noise`, `(B, ...)`; `noise` is standard normal of the same shape."""
-        return self.mean + self._over_dimensions(self.std_B) * noise
+    def __post_init__(self) -> None:
+        shapes = {tuple(column.shape) for column in (self.time_T, self.x_T, self.prediction_T, self.std_T)}
+        if len(shapes) != 1 or len(next(iter(shapes))) != 1:
+            raise ConfigError(f"sampler: the columns of a kernel must be of one length (T,), not {sorted(shapes)}.")
+        if not len(self.stochastic_L):
+            raise ConfigError(
+                "sampler: every step of this kernel is deterministic, so there is no likelihood to train on; "
+                "use more steps, or more noise (eta)."
+            )
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Return log p(x) in nats, `(B,)`, summed over the dimensions of a sample; -inf-free only for std > 0."""
-        z = (x - self.mean) / self._over_dimensions(self.std_B)
-        dimensions = x[0].numel()
-        constant_B = dimensions * (torch.log(self.std_B) + 0.5 * math.log(2 * math.pi))
-        return -0.5 * z.square().flatten(1).sum(1) - constant_B
+    def __len__(self) -> int:
+        return self.time_T.shape[0]
 
-    def kl(self, mean: Tensor) -> Tensor:
-        """Return KL(N(mean, std^2) || self) in nats, `(B,)`, for a Gaussian of the same std.
+    @cached_property
+    def stochastic_L(self) -> Tensor:
+        """`(L,)` int64: the steps with std > 0, which have a likelihood."""
+        return (self.std_T > 0).nonzero().flatten().cpu()
 
-        Exact: `|mean - self.mean|^2 / (2 std^2)`, summed over dimensions, and symmetric.
-        """
-        z = (mean - self.mean) / self._over_dimensions(self.std_B)
-        return 0.5 * z.square().flatten(1).sum(1)
+    def time(self, step_B: Tensor) -> Tensor:
+        """Return what the network is told as time at each step index, `(B,)`."""
+        return self._tables(step_B.device)[0][step_B]
+
+    def gaussian(self, x: Tensor, prediction: Tensor, step_B: Tensor) -> Gaussian:
+        """Return the Gaussian of step `step_B` `(B,)` at `x` `(B, ...)` given the (guided) prediction."""
+        _, of_x_T, of_prediction_T, std_T = self._tables(x.device)
+        shape = (-1, *[1] * (x.ndim - 1))
+        mean = of_x_T[step_B].reshape(shape) * x + of_prediction_T[step_B].reshape(shape) * prediction
+        return Gaussian(mean, std_T[step_B])
+
+    def _tables(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Return times, and coefficients and stds in float32, on `device`."""
+        if device not in self._cached:
+            rows = (row.to(device, torch.float32) for row in (self.x_T, self.prediction_T, self.std_T))
+            self._cached[device] = (self.time_T.to(device), *rows)
+        return self._cached[device]
+
+    @cached_property
+    def _cached(self) -> dict[torch.device, tuple[Tensor, ...]]:
+        return {}
+
+
+KernelFactory = Callable[[VariancePreserving], Kernel]
+"""Makes the kernel of a run on a model's noise schedule."""
+
+
+def ddim(schedule: VariancePreserving, steps: int, eta: float = 1.0) -> Kernel:
+    """Return the kernel of DDIM (Song et al. 2021, eq. 12); `eta` above 0 and at most 1.
+
+    Raises:
+        ConfigError: an eta out of this range: at 0 no step has a likelihood, above 1 a step is not defined.
+        ModelError: the schedule has no run of so many steps.
+    """
+    if not 0 < eta <= 1:
+        raise ConfigError(
+            f"sampler.eta: {eta} is not above 0 and at most 1; at 0 every denoising step is deterministic and has no "
+            "likelihood to train on (1 is the paper's)."
+        )
+
+    def mean(x: Tensor, prediction: Tensor, a: Tensor, a_next: Tensor) -> Tensor:
+        return ddim_mean(x, prediction, a, a_next, eta, schedule.prediction_type)
+
+    return _from_mean(schedule, steps, mean, eta)
+
+
+def ancestral(schedule: VariancePreserving, steps: int) -> Kernel:
+    """Return the kernel of DDPM's ancestral sampling, the paper's sampler (F.6); equals `ddim` with eta 1."""
+
+    def mean(x: Tensor, prediction: Tensor, a: Tensor, a_next: Tensor) -> Tensor:
+        return ancestral_mean(x, prediction, a, a_next, schedule.prediction_type)
+
+    return _from_mean(schedule, steps, mean, 1.0)
+
+
+def _from_mean(
+    schedule: VariancePreserving, steps: int, mean: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], eta: float
+) -> Kernel:
+    """Return the kernel of a mean that is linear in x and the prediction: its values at (1, 0) and (0, 1)."""
+    grid = schedule.grid(steps)
+    a_T, a_next_T = grid.alpha_bar_T, grid.alpha_bar_next_T
+    one, zero = torch.ones_like(a_T), torch.zeros_like(a_T)
+    of_x_T, of_prediction_T = mean(one, zero, a_T, a_next_T), mean(zero, one, a_T, a_next_T)
+    return Kernel(grid.timestep_T, of_x_T, of_prediction_T, posterior_std(a_T, a_next_T, eta))
 
 
 def to_noise_and_sample(
@@ -73,7 +141,7 @@ def posterior_std(a: Tensor, a_next: Tensor, eta: float = 1.0) -> Tensor:
     return eta * ((1 - a_next) / (1 - a) * (1 - a / a_next)).clamp(min=0).sqrt()
 
 
-def ddim(
+def ddim_mean(
     x: Tensor, prediction: Tensor, a: Tensor, a_next: Tensor, eta: float, prediction_type: PredictionType
 ) -> Tensor:
     """Return the mean of a DDIM step (Song et al. 2021, eq. 12): sqrt(a') x0_hat + sqrt(1-a'-sigma^2) eps.
@@ -85,7 +153,7 @@ def ddim(
     return a_next.sqrt() * x0_hat + direction * eps
 
 
-def ancestral(x: Tensor, prediction: Tensor, a: Tensor, a_next: Tensor, prediction_type: PredictionType) -> Tensor:
+def ancestral_mean(x: Tensor, prediction: Tensor, a: Tensor, a_next: Tensor, prediction_type: PredictionType) -> Tensor:
     """Return the mean of a DDPM ancestral step (Ho et al. 2020, eq. 7), the posterior q(x_{t-1} | x_t, x0_hat).
 
     With alpha = a/a' and beta = 1 - alpha: sqrt(a') beta/(1-a) x0_hat + sqrt(alpha) (1-a')/(1-a) x.
@@ -93,81 +161,3 @@ def ancestral(x: Tensor, prediction: Tensor, a: Tensor, a_next: Tensor, predicti
     _, x0_hat = to_noise_and_sample(x, prediction, a, prediction_type)
     alpha = a / a_next
     return a_next.sqrt() * (1 - alpha) / (1 - a) * x0_hat + alpha.sqrt() * (1 - a_next) / (1 - a) * x
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """Turns a network's prediction into the Gaussian of a denoising step on a fixed time grid.
-
-    `ancestral` is the paper's sampler (F.6); it equals `ddim` with eta = 1.
-    """
-
-    grid: TimeGrid
-    prediction_type: PredictionType
-    name: SamplerName = "ddim"
-    eta: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.eta <= 1:
-            raise ConfigError(f"sampler.eta: {self.eta} is above 1, where a DDIM step is not defined.")
-        if self.eta <= 0:
-            raise ConfigError(
-                f"sampler.eta: {self.eta} makes every denoising step deterministic, so steps have no likelihood "
-                "to train on; use a value above 0, at most 1 (1 is the paper's)."
-            )
-        if self.steps_with_likelihood == 0:
-            raise ConfigError("sampler.steps: the only step of this grid is deterministic; use more steps.")
-
-    @classmethod
-    def create(cls, schedule: NoiseSchedule, name: SamplerName, steps: int, eta: float) -> Sampler:
-        """Build the sampler of `steps` steps on a model's schedule."""
-        return cls(schedule.grid(steps), schedule.prediction_type, name, eta)
-
-    def __len__(self) -> int:
-        return len(self.grid)
-
-    @cached_property
-    def std_T(self) -> Tensor:
-        """`(T,)` float64: standard deviation of each step."""
-        eta = 1.0 if self.name == "ancestral" else self.eta
-        return posterior_std(self.grid.alpha_bar_T, self.grid.alpha_bar_next_T, eta)
-
-    @property
-    def steps_with_likelihood(self) -> int:
-        """L: the steps with std > 0. Only the last can be deterministic (alpha_bar reaches 1); it is left out."""
-        return len(self) if float(self.std_T[-1]) > 0 else len(self) - 1
-
-    def mean(self, x: Tensor, prediction: Tensor, a: Tensor, a_next: Tensor) -> Tensor:
-        """Return the mean of a step from `a` to `a_next`."""
-        if self.name == "ancestral":
-            return ancestral(x, prediction, a, a_next, self.prediction_type)
-        return ddim(x, prediction, a, a_next, self.eta, self.prediction_type)
-
-    def timestep(self, step_B: Tensor) -> Tensor:
-        """Return the network's timestep of each step index, `(B,)` int64."""
-        return self._tables(step_B.device)[0][step_B]
-
-    def gaussian(self, x: Tensor, prediction: Tensor, step_B: Tensor) -> Gaussian:
-        """Return the Gaussian of step `step_B` `(B,)` at `x` `(B, ...)` given the (guided) prediction."""
-        _, of_x_T, of_prediction_T, std_T = self._tables(x.device)
-        shape = (-1, *[1] * (x.ndim - 1))
-        mean = of_x_T[step_B].reshape(shape) * x + of_prediction_T[step_B].reshape(shape) * prediction
-        return Gaussian(mean, std_T[step_B])
-
-    def _tables(self, device: torch.device) -> tuple[Tensor, ...]:
-        """Timesteps, coefficients of x and of the prediction in the mean, and stds; each `(T,)` on `device`.
-
-        The mean of every sampler here is linear in x and the prediction, so its coefficients are its values
-        at (1, 0) and (0, 1), taken in float64.
-        """
-        if device not in self._cached:
-            a_T, a_next_T = self.grid.alpha_bar_T, self.grid.alpha_bar_next_T
-            one, zero = torch.ones_like(a_T), torch.zeros_like(a_T)
-            rows = self.mean(one, zero, a_T, a_next_T), self.mean(zero, one, a_T, a_next_T), self.std_T
-            tables = (row.to(device, torch.float32) for row in rows)
-            self._cached[device] = (self.grid.timestep_T.to(device), *tables)
-        return self._cached[device]
-
-    @cached_property
-    def _cached(self) -> dict[torch.device, tuple[Tensor, ...]]:
-        return {}

@@ -8,14 +8,21 @@ further than the clip range allows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ddpo.core.kernel import Gaussian
+from ddpo.core.conditioning import Conditioning
+from ddpo.core.gaussian import Gaussian
 from ddpo.core.policy import Policy
-from ddpo.core.trajectory import Conditioning, Minibatch, Trajectory, take
+from ddpo.core.trajectory import Pairs, Trajectory
+
+
+def denoising_step(policy: Policy, x: Tensor, step_B: Tensor, conditioning: Conditioning) -> Gaussian:
+    """Return the Gaussian `p_theta(x_{t-1} | x_t, c)` of denoising step `step_B` `(B,)` at `x` `(B, ...)` (eq. 2)."""
+    prediction = policy.predict(x, policy.kernel.time(step_B), conditioning, guided=True)
+    return policy.kernel.gaussian(x, prediction, step_B)
 
 
 def noise_stream(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> Iterator[Tensor]:
@@ -27,12 +34,6 @@ def noise_stream(seeds: Sequence[int], shape: tuple[int, ...], device: torch.dev
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     while True:
         yield torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
-
-
-def _fill(conditioning: Conditioning, seeds: Sequence[int], rows: int) -> tuple[dict[str, Tensor], list[int]]:
-    """Repeat the last sample until there are `rows`."""
-    index = torch.arange(rows).clamp(max=len(seeds) - 1)
-    return take(conditioning, index), [seeds[i] for i in index.tolist()]
 
 
 @torch.no_grad()
@@ -51,8 +52,10 @@ def rollout(
     parts = []
     for start in range(0, len(seeds), batch_size):
         rows = seeds[start : start + batch_size]
-        part = _rollout_batch(policy, *_fill(take(conditioning, slice(start, start + len(rows))), rows, batch_size))
-        parts.append(_first(part, len(rows)))
+        index = torch.arange(start, start + batch_size).clamp(max=start + len(rows) - 1)  # the last sample fills up
+        filled = [seeds[place] for place in index.tolist()]
+        part = _rollout_batch(policy, conditioning.take(index.to(conditioning.row_B.device)), filled)
+        parts.append(part if len(rows) == batch_size else part.take(slice(len(rows))))
         progress(start + len(rows))
     return Trajectory.concatenate(parts)
 
@@ -60,24 +63,16 @@ def rollout(
 def _rollout_batch(policy: Policy, conditioning: Conditioning, seeds: Sequence[int]) -> Trajectory:
     noise = noise_stream(seeds, policy.sample_shape, policy.device)
     states, means, log_probs = [next(noise)], [], []
-    for step in range(len(policy.sampler)):
+    stochastic = set(policy.kernel.stochastic_L.tolist())
+    for step in range(len(policy.kernel)):
         step_B = torch.full((len(seeds),), step, device=policy.device)
-        gaussian = policy.step(states[-1], step_B, conditioning)
+        gaussian = denoising_step(policy, states[-1], step_B, conditioning)
         states.append(gaussian.sample(next(noise)))
-        if step < policy.sampler.steps_with_likelihood:
+        if step in stochastic:
             means.append(gaussian.mean)
             log_probs.append(gaussian.log_prob(states[-1]))
-    return Trajectory(conditioning, torch.stack(states, 1), torch.stack(means, 1), torch.stack(log_probs, 1))
-
-
-def _first(trajectory: Trajectory, number: int) -> Trajectory:
-    if number == len(trajectory):
-        return trajectory
     return Trajectory(
-        take(trajectory.conditioning, slice(number)),
-        trajectory.states[:number],
-        trajectory.means[:number],
-        trajectory.log_prob_BL[:number],
+        policy.kernel, conditioning, torch.stack(states, 1), torch.stack(means, 1), torch.stack(log_probs, 1)
     )
 
 
@@ -91,11 +86,9 @@ class Replay:
     """`(N,)`: exact KL(policy that drew the step || present policy), nats; detached."""
 
 
-def replay(policy: Policy, batch: Minibatch) -> Replay:
-    """Return the log-probability of each stored step of `batch` under the present parameters, with gradient."""
-    number = len(batch)
-    index_N = torch.arange(batch.rows or number, device=batch.sample_N.device).clamp(max=number - 1)
-    filled = replace(batch, sample_N=batch.sample_N[index_N], step_N=batch.step_N[index_N])
-    gaussian = policy.step(filled.state_N, filled.step_N, filled.conditioning_N)
+def replay(policy: Policy, pairs: Pairs) -> Replay:
+    """Return the log-probability of each stored step of `pairs` under the present parameters, with gradient."""
+    number, filled = len(pairs), pairs.filled()
+    gaussian = denoising_step(policy, filled.state_N, filled.step_N, filled.conditioning_N)
     gaussian = Gaussian(gaussian.mean[:number], gaussian.std_B[:number])
-    return Replay(gaussian.log_prob(batch.next_state_N), gaussian.kl(batch.mean_N).detach())
+    return Replay(gaussian.log_prob(pairs.next_state_N), gaussian.kl(pairs.mean_N).detach())

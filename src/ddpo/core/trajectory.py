@@ -1,25 +1,19 @@
 """Trajectories of the denoising MDP (paper section C.1) as immutable values.
 
-Axis suffixes used throughout the package: `B` samples, `T` denoising steps, `L` the steps that have a
-likelihood (all of them, or all but a deterministic last one), `N` (sample, step) pairs; `...` stands for
-the axes of one sample, for latents `C H W`.
+Axis suffixes used throughout the package: `B` samples, `T` denoising steps, `L` the steps that have a likelihood,
+`N` (sample, step) pairs; `...` stands for the axes of one sample, for latents `C H W`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-Conditioning = Mapping[str, Tensor]
-"""What the policy is conditioned on, the context `c`: tensors whose first axis is the sample; may be empty."""
-
-
-def take(conditioning: Conditioning, indices: Tensor | slice) -> dict[str, Tensor]:
-    """Return the conditioning of the samples at `indices`."""
-    return {name: value[indices] for name, value in conditioning.items()}
+from ddpo.core.conditioning import Conditioning
+from ddpo.core.kernel import Kernel
 
 
 @dataclass(frozen=True)
@@ -29,6 +23,8 @@ class Trajectory:
     All tensors are float32: the stored sample is the one whose log-probability is stored.
     """
 
+    kernel: Kernel
+    """The steps they were drawn with."""
     conditioning: Conditioning
     states: Tensor
     """`(B, T + 1, ...)`: `states[:, i]` is the input of step i, `states[:, i + 1]` its outcome (the action)."""
@@ -58,15 +54,30 @@ class Trajectory:
         """Number of scalars in one sample, the D over which a step's log-probability is summed."""
         return self.states[0, 0].numel()
 
+    def take(self, index: slice) -> Trajectory:
+        """Return some of the samples."""
+        return replace(
+            self,
+            conditioning=self.conditioning.take(index),
+            states=self.states[index],
+            means=self.means[index],
+            log_prob_BL=self.log_prob_BL[index],
+        )
+
+    def without_steps(self) -> Trajectory:
+        """Return `x_0` alone, on the CPU: all that a regression needs, in a fraction of the memory."""
+        states = self.states[:, -1:].to("cpu", copy=True)
+        B, *shape = self.final.shape
+        return replace(self, states=states, means=states.new_empty(B, 0, *shape), log_prob_BL=states.new_empty(B, 0))
+
     @staticmethod
     def concatenate(parts: Sequence[Trajectory]) -> Trajectory:
         """Join trajectories along the sample axis."""
         if len(parts) == 1:
             return parts[0]
         return Trajectory(
-            conditioning={
-                name: torch.cat([part.conditioning[name] for part in parts]) for name in parts[0].conditioning
-            },
+            kernel=parts[0].kernel,
+            conditioning=Conditioning.concatenate([part.conditioning for part in parts]),
             states=torch.cat([part.states for part in parts]),
             means=torch.cat([part.means for part in parts]),
             log_prob_BL=torch.cat([part.log_prob_BL for part in parts]),
@@ -74,22 +85,22 @@ class Trajectory:
 
 
 @dataclass(frozen=True)
-class Minibatch:
-    """(sample, step) pairs of a trajectory with their advantages: what one evaluation of a loss sees."""
+class Pairs:
+    """(sample, step) pairs of a trajectory with their advantages: what one evaluation of a policy gradient sees."""
 
     trajectory: Trajectory
     sample_N: Tensor
     """`(N,)` int64: index of the sample of each pair."""
-    step_N: Tensor
-    """`(N,)` int64: index of the denoising step of each pair, 0 for the first (noisiest)."""
+    index_N: Tensor
+    """`(N,)` int64: which of the L steps with a likelihood, 0 for the first (noisiest)."""
     advantage_B: Tensor
     """`(B,)` float32: advantage of every sample of the trajectory."""
     rows: int | None = None
     """Rows the network is to see when these pairs are replayed (see `rollout`); None: as many as there are pairs."""
 
     def __post_init__(self) -> None:
-        if self.sample_N.shape != self.step_N.shape or self.sample_N.ndim != 1:
-            raise ValueError(f"pairs do not match: {self.sample_N.shape} and {self.step_N.shape}")
+        if self.sample_N.shape != self.index_N.shape or self.sample_N.ndim != 1:
+            raise ValueError(f"pairs do not match: {self.sample_N.shape} and {self.index_N.shape}")
         if self.advantage_B.shape != (len(self.trajectory),):
             raise ValueError(f"{len(self.trajectory)} samples but advantages {tuple(self.advantage_B.shape)}")
         if self.rows is not None and self.rows < len(self):
@@ -97,6 +108,24 @@ class Minibatch:
 
     def __len__(self) -> int:
         return self.sample_N.shape[0]
+
+    @property
+    def step_N(self) -> Tensor:
+        """`(N,)` int64: the denoising step of each pair, 0 to T - 1."""
+        return self.trajectory.kernel.stochastic_L.to(self.index_N.device)[self.index_N]
+
+    @property
+    def time_N(self) -> Tensor:
+        """`(N,)`: what the network is told as time."""
+        return self.trajectory.kernel.time(self.step_N)
+
+    def stretch_N(self, number: int) -> Tensor:
+        """Return in which of `number` equal stretches of the steps with a likelihood each pair lies, `(N,)` from 1.
+
+        Fewer steps than that are a stretch each.
+        """
+        L = self.trajectory.log_prob_BL.shape[1]
+        return 1 + self.index_N * min(number, L) // L
 
     @property
     def state_N(self) -> Tensor:
@@ -111,12 +140,12 @@ class Minibatch:
     @property
     def mean_N(self) -> Tensor:
         """`(N, ...)`: mean of the step under the policy that drew it."""
-        return self.trajectory.means[self.sample_N, self.step_N]
+        return self.trajectory.means[self.sample_N, self.index_N]
 
     @property
     def log_prob_N(self) -> Tensor:
         """`(N,)`: log-probability under the policy that drew the step, nats."""
-        return self.trajectory.log_prob_BL[self.sample_N, self.step_N]
+        return self.trajectory.log_prob_BL[self.sample_N, self.index_N]
 
     @property
     def advantage_N(self) -> Tensor:
@@ -124,10 +153,18 @@ class Minibatch:
         return self.advantage_B[self.sample_N]
 
     @property
-    def conditioning_N(self) -> dict[str, Tensor]:
+    def conditioning_N(self) -> Conditioning:
         """Conditioning of each pair."""
-        return take(self.trajectory.conditioning, self.sample_N)
+        return self.trajectory.conditioning.take(self.sample_N)
 
-    def part(self, start: int, stop: int, *, rows: int | None = None) -> Minibatch:
-        """Return the pairs from `start` up to `stop`, to be replayed on `rows` rows."""
-        return replace(self, sample_N=self.sample_N[start:stop], step_N=self.step_N[start:stop], rows=rows)
+    def filled(self) -> Pairs:
+        """Return the pairs with the last one repeated until there are `rows`."""
+        number = len(self)
+        index_N = torch.arange(self.rows or number, device=self.sample_N.device).clamp(max=number - 1)
+        return replace(self, sample_N=self.sample_N[index_N], index_N=self.index_N[index_N])
+
+    def split(self, batch_size: int) -> Iterator[Pairs]:
+        """Yield the parts that go through the network together, each to be replayed on `batch_size` rows."""
+        for start in range(0, len(self), batch_size):
+            part = slice(start, start + batch_size)
+            yield replace(self, sample_N=self.sample_N[part], index_N=self.index_N[part], rows=batch_size)

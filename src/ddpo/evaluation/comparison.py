@@ -8,20 +8,19 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ddpo.core.policy import Policy
 from ddpo.core.randomness import Stream, derive_seed
-from ddpo.evaluation.sampling import draw, load_policy, sampling_config
-from ddpo.media.diversity import diversity
-from ddpo.prompts import Prompt, PromptSource, load_prompts
+from ddpo.evaluation.loading import load_policy
+from ddpo.evaluation.sampling import draw, sampling_config
+from ddpo.prompts import Prompt, PromptSpec, load_prompts
 from ddpo.report.intervals import LEVEL, Mean, bootstrap
-from ddpo.rewards import RewardSpec, Scorer, load_reward, to_uint8
+from ddpo.rewards import RewardSpec, Scorer, load_reward
 from ddpo.runtime.processes import Runtime
 
 Array = NDArray[np.float64]
-PromptSpec = str | PromptSource | Sequence[str | Mapping[str, Any]] | Mapping[str, Any]
-"""Anything that stands for prompts in a configuration."""
 Progress = Callable[[str, int, int], None]
 """Told which model is being sampled, and how many samples are done out of how many."""
 
@@ -183,20 +182,20 @@ def _measure(
     number, seeds = len(prompts), len(seed_PN[0])
     sample_S = [(prompt, seed) for prompt, seed_N in zip(prompts, seed_PN, strict=True) for seed in seed_N]
     batch_size = min(batch_size, len(sample_S))
-    pixels, scores = [], []
+    samples, scores = [], []
     for first in range(0, len(sample_S), batch_size):
         part, part_seeds = zip(*sample_S[first : first + batch_size], strict=True)
-        images = draw(policy, [prompt.text for prompt in part], part_seeds, batch_size=batch_size)
+        drawn = draw(policy, part, part_seeds, batch_size=batch_size)
         texts, metadata = [prompt.text for prompt in part], [prompt.metadata for prompt in part]
-        scores.append(scorer.score(images, texts, metadata, first_index=first))
-        pixels.append(to_uint8(images.numpy()))
+        scores.append(scorer.score(policy.medium, drawn, texts, metadata, first_index=first))
+        samples.append(drawn)
         progress(first + len(part), len(sample_S))
     score_S = scorer.combine(scores, [prompt.text for prompt, _ in sample_S])
     scores_PN = {key: values.reshape(number, seeds) for key, values in score_S.items()}
     if seeds == 1:
         return Measured(scores_PN, None)
-    pixels_PN = np.concatenate(pixels).reshape(number, seeds, *pixels[0].shape[1:])
-    return Measured(scores_PN, np.array([diversity(pixels_N) for pixels_N in pixels_PN]))
+    of_prompt = torch.cat(samples).split(seeds)
+    return Measured(scores_PN, np.array([policy.medium.diversity(drawn) for drawn in of_prompt], dtype=np.float64))
 
 
 def _paired(base: Array, trained: Array | None, clusters: Sequence[str]) -> Paired:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ddpo.core.policy import Policy
 from ddpo.core.randomness import Stream, sample_seeds
 from ddpo.core.rollout import rollout
-from ddpo.core.trajectory import Trajectory
-from ddpo.evaluation.divergence import BaseParameters, kl_to_base
-from ddpo.media.diversity import diversity
-from ddpo.prompts.source import Prompt, PromptSource
+from ddpo.evaluation.divergence import kl_to_base
+from ddpo.prompts import Prompt, PromptSource
 from ddpo.report.grid import draw_before_after, draw_grid, draw_tiles, tile_columns
-from ddpo.rewards import LoadedReward, Scorer, to_uint8
+from ddpo.rewards import LoadedReward, Scorer
 from ddpo.runs.folder import RunFolder
 from ddpo.runtime.errors import DDPOError, RewardError
 
@@ -29,18 +27,17 @@ class Evaluation:
 
     iteration: int
     """Iterations trained before."""
-    pixels: NDArray[np.uint8]
-    """`(B, H, W, 3)`."""
+    thumbnails: NDArray[np.uint8] | None
+    """`(B, H, W, 3)`: what can be seen of the samples; None: nothing."""
     scores: dict[str, NDArray[np.float64]]
     """Each measured reward's `(B,)` scores, by its key; the trained reward comes first, then its components."""
-
+    diversity: float | None
+    """Mean root mean square difference of two samples, for pictures on a scale of 0 to 1; None with a single sample."""
     kl_to_base: float | None = None
     """Mean divergence of the trajectories from the base model, nats; None: not measured."""
 
-    @cached_property
-    def diversity(self) -> float | None:
-        """Mean root mean square difference of two samples' pixels, scale 0 to 1; None with a single sample."""
-        return diversity(self.pixels)
+    def __len__(self) -> int:
+        return len(next(iter(self.scores.values())))
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -67,19 +64,20 @@ class Evaluator:
         number: int,
         seed: int,
         batch_size: int,
-        base: BaseParameters | None = None,
-        meet: Callable[[DDPOError | None], None] = lambda problem: None,
+        measure_divergence: bool = False,
+        barrier: Callable[[DDPOError | None], None] = lambda problem: None,
     ) -> None:
         """`rewards` are the trained reward and the others to measure, scored in that order.
 
-        With `base` the divergence from it is measured too. `meet` is called between batches and after scoring, with
-        what went wrong if anything did, which it raises in every process; it may also raise to end an evaluation.
+        With `measure_divergence` that from the base model is measured too. `barrier` is called between batches and
+        after scoring, with what went wrong if anything did, which it raises in every process; it may also raise to end
+        an evaluation.
         """
         self._prompts: list[Prompt] = source.fixed(number)
         self._seeds = sample_seeds(seed, Stream.FIXED_SAMPLE, 0, range(number))
         self._batch_size = min(batch_size, number)
-        self._base = base
-        self._meet = meet
+        self._measure_divergence = measure_divergence
+        self._barrier = barrier
         self._scorer = Scorer(rewards[:1], rewards[1:])
 
     @property
@@ -101,45 +99,49 @@ class Evaluator:
         Raises:
             RewardError: the trained reward failed.
         """
-        texts = [prompt.text for prompt in self._prompts]
-        metadata = [prompt.metadata for prompt in self._prompts]
         trajectory = rollout(
             policy,
-            policy.encode(texts),
+            policy.encode(self._prompts),
             self._seeds,
             batch_size=self._batch_size,
-            progress=lambda done: self._meet(None),
+            progress=lambda done: self._barrier(None),
         )
-        images = policy.decode(trajectory.final)
-        scores: dict[str, NDArray[np.float64]] = {}
-        problem: RewardError | None = None
-        try:
-            scores = self._scorer.combine([self._scorer.score(images, texts, metadata)], texts)
-        except RewardError as error:
-            problem = error
-        self._meet(problem)
-        if problem is not None:
-            raise problem
-        return Evaluation(iteration, to_uint8(images.numpy()), scores, self._divergence(policy, trajectory))
+        samples = policy.decode(trajectory.final)
+        scores = self._scored(policy, samples)
+        medium = policy.medium
+        divergence = None
+        if self._measure_divergence:
+            divergence = float(kl_to_base(policy, trajectory, batch_size=self._batch_size).mean())
+        return Evaluation(iteration, medium.thumbnails(samples), scores, medium.diversity(samples), divergence)
 
-    def _divergence(self, policy: Policy, trajectory: Trajectory) -> float | None:
-        if self._base is None:
-            return None
-        return float(kl_to_base(policy, self._base, trajectory, batch_size=self._batch_size).mean())
+    def _scored(self, policy: Policy, samples: Tensor) -> dict[str, NDArray[np.float64]]:
+        """Return what every reward gives the samples; a failure of the trained one is raised in every process."""
+        texts, metadata = [prompt.text for prompt in self._prompts], [prompt.metadata for prompt in self._prompts]
+        try:
+            scores = self._scorer.combine([self._scorer.score(policy.medium, samples, texts, metadata)], texts)
+        except RewardError as error:
+            self._barrier(error)
+            raise
+        self._barrier(None)
+        return scores
 
     def write(self, folder: RunFolder, evaluation: Evaluation) -> None:
         """Write the grid with captions, the bare pictures, and the record of what was measured."""
         files = folder.sample_files(evaluation.iteration)
-        title = f"after {evaluation.iteration} iterations" if evaluation.iteration else "before training"
-        draw_grid(evaluation.pixels, self._captions(evaluation), files.grid, title=title)
-        draw_tiles(evaluation.pixels, files.tiles)
+        if evaluation.thumbnails is not None:
+            title = f"after {evaluation.iteration} iterations" if evaluation.iteration else "before training"
+            draw_grid(evaluation.thumbnails, self._captions(evaluation), files.grid, title=title)
+            draw_tiles(evaluation.thumbnails, files.tiles)
         folder.write_sample_record(evaluation.iteration, self._record(evaluation, files.tiles.name))
 
-    def _record(self, evaluation: Evaluation, tiles: str) -> dict[str, Any]:
-        number, height, width, _ = evaluation.pixels.shape
+    def _record(self, evaluation: Evaluation, file: str) -> dict[str, Any]:
+        tiles = None
+        if evaluation.thumbnails is not None:
+            number, height, width, _ = evaluation.thumbnails.shape
+            tiles = {"file": file, "columns": tile_columns(number), "width": width, "height": height}
         return {
             "iteration": evaluation.iteration,
-            "tiles": {"file": tiles, "columns": tile_columns(number), "width": width, "height": height},
+            "tiles": tiles,
             "diversity": evaluation.diversity,
             "kl_to_base": evaluation.kl_to_base,
             "trained_reward": next(iter(evaluation.scores)),
@@ -156,10 +158,11 @@ class Evaluator:
         }
 
     def write_before_after(self, folder: RunFolder, before: Evaluation, after: Evaluation) -> None:
-        """Write one picture of the fixed samples at two moments."""
-        captions = self._captions(before), self._captions(after)
-        draw_before_after(before.pixels, after.pixels, *captions, folder.before_after)
+        """Write one picture of the fixed samples at two moments, where there is something to see."""
+        if before.thumbnails is not None and after.thumbnails is not None:
+            captions = self._captions(before), self._captions(after)
+            draw_before_after(before.thumbnails, after.thumbnails, *captions, folder.before_after)
 
     def _captions(self, evaluation: Evaluation) -> list[str]:
         trained = next(iter(evaluation.scores.values()))
-        return [f"{prompt.text} {value:.2f}" for prompt, value in zip(self._prompts, trained, strict=True)]
+        return [f"{prompt.text} {value:.2f}".strip() for prompt, value in zip(self._prompts, trained, strict=True)]

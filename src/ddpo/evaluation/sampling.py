@@ -1,63 +1,36 @@
-"""Building the policy that a configuration describes, and drawing pictures from it."""
+"""Drawing samples from a run, one of its checkpoints, or a model."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ddpo.config import TrainConfig, load_config, parse_config
 from ddpo.core.policy import Policy
-from ddpo.core.randomness import Stream, derive_seed
+from ddpo.core.prompt import Prompt
 from ddpo.core.rollout import rollout
+from ddpo.evaluation.loading import load_policy
 from ddpo.policies.loading import EMBEDDED
-from ddpo.policies.parameters import FILE, load_parameters
-from ddpo.policies.stable_diffusion import StableDiffusionPolicy, StableDiffusionSettings
 from ddpo.report.grid import draw_grid
-from ddpo.rewards import to_uint8
 from ddpo.runs.checkpoints import STATE, Checkpoint
 from ddpo.runs.folder import RunFolder, picture_file
 from ddpo.runtime.errors import RunFolderError
-from ddpo.runtime.files import expanded
+from ddpo.runtime.errors import ModelError
+from ddpo.runtime.files import expanded, write_atomically
 from ddpo.runtime.processes import Runtime
 
 LONGEST_NAME = 100
 """Bytes of a prompt in the name of its picture: file systems take 255, with seed and suffix."""
 
 
-def load_policy(config: TrainConfig, device: torch.device, weights: Path | None = None) -> StableDiffusionPolicy:
-    """Return the policy of a configuration; `weights` is the `model/` folder of a run, put on top of the model.
-
-    With `weights` the policy is for sampling: nothing new is added to be trained. They may be a checkpoint too.
-
-    Raises:
-        ModelError: the model cannot be loaded or trained.
-        CheckpointError: the checkpoint is of another model.
-    """
-    if weights is not None and (weights / FILE).is_file():
-        policy = load_policy(config, device)
-        load_parameters(policy.parameters(), weights)
-        return policy
-    assert config.precision != "auto", "the run resolves it"
-    settings = StableDiffusionSettings(
-        sampler=config.sampler.name,
-        steps=config.sampler.steps,
-        eta=config.sampler.eta,
-        guidance_scale=config.guidance_scale,
-        cfg_training=config.cfg_training,
-        precision=config.precision,
-        lora=config.lora if weights is None else config.lora.model_copy(update={"rank": None}),
-        seed=derive_seed(config.seed, Stream.WEIGHTS),
-        gradient_checkpointing=config.gradient_checkpointing,
-        compile=config.compile,
-    )
-    return StableDiffusionPolicy.load(config.model, settings, device=device, weights=weights)
-
-
-def draw(policy: Policy, prompts: Sequence[str], seeds: Sequence[int], *, batch_size: int) -> torch.Tensor:
-    """Return images `(B, 3, H, W)` float32 in [0, 1] on the CPU, one for each prompt and seed."""
+def draw(policy: Policy, prompts: Sequence[Prompt], seeds: Sequence[int], *, batch_size: int) -> Tensor:
+    """Return decoded samples `(B, ...)` on the CPU, one for each prompt and seed: images `(B, 3, H, W)` in [0, 1]."""
     trajectory = rollout(policy, policy.encode(prompts), seeds, batch_size=batch_size)
     return policy.decode(trajectory.final)
 
@@ -93,40 +66,57 @@ def sampling_config(
     if guidance_scale is not None:
         tree["guidance_scale"] = guidance_scale
     config = parse_config(tree)
-    config.model.resolve()
+    if config.policy is None:
+        config.model.resolve()
     return config, weights
 
 
-def draw_pictures(
+def draw_to_files(
     config: TrainConfig, weights: Path | None, prompts: Sequence[str], *, number: int, seed: int, output: Path
 ) -> list[Path]:
-    """Draw `number` pictures of each prompt with seeds `seed`, `seed + 1`, ... and return the files written.
+    """Draw `number` samples of each prompt with seeds `seed`, `seed + 1`, ... and return the files written.
 
-    `output` ending in .png: the picture itself, or a grid with captions of several; otherwise a folder of pictures.
-    A picture is the one that the diffusers pipeline gives with DDIM, the same settings and a CPU generator of
-    the same seed.
+    `output` ending in .png: the picture itself, or a grid with captions of several; in .npy: the samples `(B, ...)` as
+    numbers; otherwise a folder of pictures. A picture is the one that the diffusers pipeline gives with DDIM, the same
+    settings and a CPU generator of the same seed. Samples that are no pictures are drawn as plots.
 
     Raises:
-        ModelError: the model cannot be loaded.
+        ModelError: the model cannot be loaded, or its samples cannot be drawn.
     """
-    from PIL import Image
-
     runtime = Runtime(device=config.device, threads=config.threads)
     texts = [prompt for prompt in prompts for _ in range(number)]
     seeds = [seed + index for _ in prompts for index in range(number)]
     policy = load_policy(config, runtime.device, weights)
-    pixels = to_uint8(draw(policy, texts, seeds, batch_size=min(config.batch_size, len(texts))).numpy())
+    samples = draw(policy, [Prompt(text) for text in texts], seeds, batch_size=min(config.batch_size, len(texts)))
+    if output.suffix.lower() == ".npy":
+        write_atomically(output, _as_npy(samples))
+        return [output]
+    pixels = policy.medium.thumbnails(samples)
+    if pixels is None:
+        raise ModelError("These samples cannot be drawn; give --output FILE.npy to have them as numbers.")
     if output.suffix.lower() == ".png" and len(texts) > 1:
-        draw_grid(pixels, [f"{text}, seed {s}" for text, s in zip(texts, seeds, strict=True)], output)
+        draw_grid(pixels, [f"{text}, seed {s}" if text else f"seed {s}" for text, s in zip(texts, seeds, strict=True)], output)
         return [output]
     if output.suffix.lower() == ".png":
         files = [output]
     else:
-        files = [picture_file(output, _shortened(text), s) for text, s in zip(texts, seeds, strict=True)]
+        files = [picture_file(output, _shortened(text) or "sample", s) for text, s in zip(texts, seeds, strict=True)]
+    _write_pictures(files, pixels)
+    return files
+
+
+def _write_pictures(files: Sequence[Path], pixels: NDArray[np.uint8]) -> None:
+    from PIL import Image
+
     for file, picture in zip(files, pixels, strict=True):
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(file)
-    return files
+
+
+def _as_npy(samples: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, samples.numpy(), allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _shortened(prompt: str) -> str:

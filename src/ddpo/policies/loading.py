@@ -25,7 +25,7 @@ KNOWN_MODELS: dict[str, str] = {
 """Models `ddpo` is made for, with a line each; any Stable Diffusion 1.x/2.x folder or hub id works."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_PIPELINE = "StableDiffusionPipeline"
+PIPELINE = "StableDiffusionPipeline"
 WITHOUT = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
 """Parts of a pipeline that are neither used nor loaded."""
 
@@ -118,8 +118,8 @@ def _index(source: ModelSource, location: str) -> dict[str, Any]:
     index = DiffusionPipeline.load_config(location, revision=source.revision, local_files_only=source.local_files_only)
     if not isinstance(index, dict) or "_class_name" not in index:
         raise ModelError(f"model: the model_index.json of {source.name} names no pipeline; download or copy it again.")
-    if index["_class_name"] != _PIPELINE:
-        raise ModelError(f"model: {source.name} is a {index['_class_name']}; ddpo trains {_PIPELINE} (SD 1.x and 2.x).")
+    if index["_class_name"] != PIPELINE:
+        raise ModelError(f"model: {source.name} is a {index['_class_name']}; ddpo trains {PIPELINE} (SD 1.x and 2.x).")
     return index
 
 

@@ -7,8 +7,9 @@ from ddpo.prompts.animals import ACTIVITIES, HARD_ANIMALS, SIMPLE_ANIMALS, with_
 from ddpo.prompts.counting import plural
 from ddpo.prompts.files import from_file, from_list
 from ddpo.prompts.objects import EVERYDAY_OBJECTS
-from ddpo.prompts.registry import available_prompts, load_prompts
-from ddpo.prompts.source import Prompt, PromptSource
+from ddpo.prompts.registry import PromptSpec, available_prompts, load_prompts
+from ddpo.core.prompt import Prompt
+from ddpo.prompts.source import PromptSource
 
 __all__ = [
     "ACTIVITIES",
@@ -17,6 +18,7 @@ __all__ = [
     "SIMPLE_ANIMALS",
     "Prompt",
     "PromptSource",
+    "PromptSpec",
     "available_prompts",
     "from_file",
     "from_list",

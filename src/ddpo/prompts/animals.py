@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from importlib import resources
 
-from ddpo.prompts.source import Prompt, PromptSource
+from ddpo.core.prompt import Prompt
+from ddpo.prompts.source import PromptSource
 from ddpo.runtime.errors import PromptError, nearest
 
 # fmt: off

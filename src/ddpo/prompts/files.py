@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpo.prompts.source import Prompt, PromptSource
+from ddpo.core.prompt import Prompt
+from ddpo.prompts.source import PromptSource
 from ddpo.runtime.errors import PromptError, nearest
 from ddpo.runtime.files import expanded, is_file, is_folder
+from ddpo.runtime.plugins import describe
 
 
 def from_file(path: str | Path) -> PromptSource:
@@ -35,12 +37,33 @@ def from_file(path: str | Path) -> PromptSource:
     return PromptSource(str(path), tuple(readers[file.suffix.lower()](str(path), lines)))
 
 
-def from_list(entries: Sequence[str | Mapping[str, Any]]) -> PromptSource:
-    """Return the prompts of a list of strings, or of mappings as in a JSONL file.
+def from_list(entries: Sequence[str | Mapping[str, Any] | Prompt], name: str = "inline") -> PromptSource:
+    """Return the prompts of a list of strings, of mappings as in a JSONL file, or of `Prompt`s.
 
-    Raises PromptError, with the position in the list, for an entry that is neither.
+    Raises PromptError, with the position in the list, for an entry that is none of these.
     """
-    return PromptSource("inline", tuple(_prompt(entry, f"Prompts, entry {i}") for i, entry in enumerate(entries, 1)))
+    return PromptSource(name, tuple(_prompt(entry, f"Prompts, entry {i}") for i, entry in enumerate(entries, 1)))
+
+
+def from_function(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> PromptSource:
+    """Return the prompts that the user's function gives when called with `options`.
+
+    Raises PromptError when it fails or returns no list of prompts.
+    """
+    try:
+        given = function(**options)
+    except Exception as error:
+        raise PromptError(f"Prompts '{name}' raised {describe(error)}") from error
+    if isinstance(given, PromptSource):
+        return given
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise PromptError(f"Prompts '{name}' returned {type(given).__name__}; return a list of texts or of Prompts.")
+    return from_list(given, name)
+
+
+def no_prompts() -> PromptSource:
+    """Return the one empty prompt of unconditional models."""
+    return PromptSource("none", (Prompt(),))
 
 
 def _lines(path: str, file: Path) -> list[str]:
@@ -90,6 +113,8 @@ def _jsonl_lines(path: str, lines: list[str]) -> list[Prompt]:
 
 
 def _prompt(entry: object, where: str) -> Prompt:
+    if isinstance(entry, Prompt):
+        return entry
     if isinstance(entry, Mapping):
         if "prompt" not in entry:
             raise PromptError(f"{where}: no key 'prompt'.{nearest('prompt', map(str, entry))}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ddpo.prompts.animals import with_article
-from ddpo.prompts.source import Prompt, PromptSource
+from ddpo.core.prompt import Prompt
+from ddpo.prompts.source import PromptSource
 
 EVERYDAY_OBJECTS = (
     *("automobile", "balloon", "banana", "bed", "bus", "camera", "cookie", "envelope", "hamburger", "house"),

@@ -9,11 +9,13 @@ from typing import Any
 
 from ddpo.prompts.animals import activities, hard_animals, imagenet_animals, simple_animals
 from ddpo.prompts.counting import counting
-from ddpo.prompts.files import from_file, from_list
+from ddpo.prompts.files import from_file, from_function, from_list, no_prompts
 from ddpo.prompts.objects import everyday_objects
+from ddpo.core.prompt import Prompt
 from ddpo.prompts.source import PromptSource
 from ddpo.runtime.errors import PromptError, nearest
 from ddpo.runtime.files import expanded, is_file, is_folder
+from ddpo.runtime.plugins import is_plugin, load_object
 
 _REGISTRY: dict[str, tuple[Callable[..., PromptSource], str]] = {
     "simple-animals": (
@@ -31,7 +33,12 @@ _REGISTRY: dict[str, tuple[Callable[..., PromptSource], str]] = {
     ),
     "hard-animals": (hard_animals, 'the 9 animals that the embedded model draws worst (its card), "a goat"'),
     "everyday-objects": (everyday_objects, '20 things that are no animals, "a house", "an umbrella"'),
+    "none": (no_prompts, "no prompt, for unconditional models"),
 }
+
+
+PromptSpec = str | Path | PromptSource | Sequence[str | Mapping[str, Any] | Prompt] | Mapping[str, Any] | Callable[..., Any]
+"""Anything that stands for prompts in a configuration or in Python."""
 
 
 def available_prompts() -> list[tuple[str, str]]:
@@ -40,14 +47,16 @@ def available_prompts() -> list[tuple[str, str]]:
 
 
 def load_prompts(
-    spec: str | Path | PromptSource | Sequence[str | Mapping[str, Any]] | Mapping[str, Any],
+    spec: PromptSpec,
 ) -> PromptSource:
     """Return the prompts that `spec` stands for.
 
-    `spec` is a name of `available_prompts()`, a path of a .txt or .jsonl file, a list of prompts, or a mapping
-    `{name: ..., option: value, ...}`.
+    `spec` is a name of `available_prompts()`, a path of a .txt or .jsonl file, `path/to/file.py:function`, a function,
+    a list of prompts (texts, mappings as in a JSONL file, `Prompt`s), or a mapping `{name: ..., option: value, ...}`.
+    A function is called with the options and returns a list of prompts.
 
-    Raises PromptError for an unknown name or option, and for a file that is missing, malformed or empty.
+    Raises PromptError for an unknown name or option, for a file that is missing, malformed or empty, and for a function
+    that fails.
     """
     if isinstance(spec, PromptSource):
         return spec
@@ -59,6 +68,8 @@ def load_prompts(
         return _load_name(name, options)
     if isinstance(spec, str | Path):
         return _load_name(str(spec), {})
+    if callable(spec):
+        return from_function(getattr(spec, "__name__", "function"), spec, {})
     return from_list(spec)
 
 
@@ -68,10 +79,12 @@ def _load_name(name: str, options: dict[str, Any]) -> PromptSource:
         valid = list(inspect.signature(source).parameters)
     elif name.lower().endswith((".txt", ".jsonl")) or is_file(expanded(name)) or is_folder(expanded(name)):
         source, valid = from_file, []
+    elif is_plugin(name):
+        return from_function(name, load_object(name, "Prompts", PromptError), options)
     else:
         raise PromptError(
             f"Unknown prompts '{name}'.{nearest(name, _REGISTRY)} Known: {', '.join(_REGISTRY)}, "
-            "or a .txt or .jsonl file, or a list."
+            "or a .txt or .jsonl file, a list, or your own as path/to/file.py:function."
         )
     for option in options:
         if option not in valid:

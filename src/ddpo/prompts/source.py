@@ -1,24 +1,16 @@
-"""Prompts and how they are drawn: the context distribution p(c) of the paper, uniform over a list."""
+"""Where contexts come from and how they are drawn: the context distribution p(c) of the paper, uniform over a list."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
+from ddpo.core.prompt import Prompt
 from ddpo.runtime.errors import PromptError
 
 _STREAM = 0x50524F4D
 """Sets the prompts' random numbers apart from others made of the same seed and iteration ("PROM")."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt and what rewards may want to know about it."""
-
-    text: str
-    metadata: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
