@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ddpo.core.policy import Policy
 from ddpo.core.randomness import Stream, derive_seed
 from ddpo.evaluation.sampling import draw, load_policy, sampling_config
+from ddpo.media import Image
 from ddpo.media.diversity import diversity
 from ddpo.prompts import Prompt, PromptSource, load_prompts
 from ddpo.report.intervals import LEVEL, Mean, bootstrap
@@ -188,7 +189,7 @@ def _measure(
         part, part_seeds = zip(*sample_S[first : first + batch_size], strict=True)
         images = draw(policy, [prompt.text for prompt in part], part_seeds, batch_size=batch_size)
         texts, metadata = [prompt.text for prompt in part], [prompt.metadata for prompt in part]
-        scores.append(scorer.score(images, texts, metadata, first_index=first))
+        scores.append(scorer.score(Image(), images, texts, metadata, first_index=first))
         pixels.append(to_uint8(images.numpy()))
         progress(first + len(part), len(sample_S))
     score_S = scorer.combine(scores, [prompt.text for prompt, _ in sample_S])

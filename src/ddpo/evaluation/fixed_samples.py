@@ -15,6 +15,7 @@ from ddpo.core.randomness import Stream, sample_seeds
 from ddpo.core.rollout import rollout
 from ddpo.core.trajectory import Trajectory
 from ddpo.evaluation.divergence import BaseParameters, kl_to_base
+from ddpo.media import Image
 from ddpo.media.diversity import diversity
 from ddpo.prompts.source import Prompt, PromptSource
 from ddpo.report.grid import draw_before_after, draw_grid, draw_tiles, tile_columns
@@ -114,7 +115,7 @@ class Evaluator:
         scores: dict[str, NDArray[np.float64]] = {}
         problem: RewardError | None = None
         try:
-            scores = self._scorer.combine([self._scorer.score(images, texts, metadata)], texts)
+            scores = self._scorer.combine([self._scorer.score(Image(), images, texts, metadata)], texts)
         except RewardError as error:
             problem = error
         self._meet(problem)
