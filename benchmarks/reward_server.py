@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ddpo.media import Image
 from ddpo.rewards import load_reward, score
 from ddpo.rewards.remote import ScoreItem, ScoreRequest, to_png
 
@@ -92,7 +93,7 @@ def request(reward: str, items: int, pixels: int, number: int) -> Request:
         for index, picture in enumerate(pictures)
     ]
     images = torch.from_numpy(pictures.transpose(0, 3, 1, 2) / np.float32(255))
-    expected = score(load_reward(reward), images, [prompt] * items, [metadata] * items)
+    expected = score(load_reward(reward), Image(), images, [prompt] * items, [metadata] * items)
     scores = {entry.id: float(value) for entry, value in zip(entries, expected, strict=True)}
     return Request(ScoreRequest(items=entries).model_dump_json().encode(), scores)
 

@@ -13,7 +13,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from ddpo import embedded_model
+from ddpo import embedded_model, media
 from ddpo.config import load_config
 from ddpo.evaluation.sampling import draw, draw_pictures, load_policy, sampling_config
 from ddpo.prompts import load_prompts
@@ -57,8 +57,8 @@ def test_its_animals_are_recognised_far_above_chance():
     prompts = load_prompts("simple-animals").fixed(90)
     texts, metadata = [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts]
     images = draw(policy, texts, list(range(90)), batch_size=30)
-    recognised = score(load_reward("judge-recognition"), images, texts, metadata)
-    probability = score(load_reward("judge"), images, texts, metadata)
+    recognised = score(load_reward("judge-recognition"), media.Image(), images, texts, metadata)
+    probability = score(load_reward("judge"), media.Image(), images, texts, metadata)
     assert recognised.mean() > 10 * CHANCE
     assert probability.mean() > 10 * CHANCE
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from reward_servers import ScriptedServer, mean_levels
 
+from ddpo.media import Image
 from ddpo.rewards import load_reward, score, to_uint8
 from ddpo.rewards.remote.breaker import LONGEST_PAUSE, THRESHOLD, CircuitBreaker
 from ddpo.runtime.errors import RewardError
@@ -31,7 +32,7 @@ def remote(*servers, **options):
 
 
 def scored(reward, images):
-    return score(reward, images, PROMPTS, [{}] * NUMBER).tolist()
+    return score(reward, Image(), images, PROMPTS, [{}] * NUMBER).tolist()
 
 
 def expected(images):
@@ -246,7 +247,7 @@ def test_an_image_with_nan_is_named_and_not_sent(images):
 
 def test_metadata_that_cannot_travel_is_named(images):
     with ScriptedServer() as server, pytest.raises(RewardError, match=r"sample 0 .* cannot be sent: metadata\.when"):
-        score(remote(server), images, PROMPTS, [{"when": np.zeros(3)}] * NUMBER)
+        score(remote(server), Image(), images, PROMPTS, [{"when": np.zeros(3)}] * NUMBER)
 
 
 def test_pauses_double_and_the_circuit_opens():

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from ddpo.config import load_config, parse_config
+from ddpo.media import Image
 from ddpo.rewards import (
     CombinedReward,
     ComponentScores,
@@ -42,7 +43,7 @@ def samples():
 
 
 def scores(spec):
-    return score(load_reward(spec), *samples())
+    return score(load_reward(spec), Image(), *samples())
 
 
 def close(actual, expected):
@@ -53,7 +54,7 @@ def test_a_mapping_from_rewards_to_weights_is_their_weighted_sum():
     reward = load_reward({level: 10, index: -0.5})
     assert isinstance(reward, CombinedReward)
     # 10 * level - 0.5 * index
-    close(score(reward, *samples()), [1.0, 4.5, 8.0, 3.5])
+    close(score(reward, Image(), *samples()), [1.0, 4.5, 8.0, 3.5])
     assert reward.label == "10 level - 0.5 index"
     assert list(reward.components) == ["level", "index"]
 
@@ -128,18 +129,21 @@ def test_a_nested_sum_is_normalised_as_a_whole():
 def test_parts_scored_apart_are_normalised_together():
     reward = load_reward({"name": "sum", "rewards": [{"reward": level, "normalise": "z-score"}, index]})
     images, prompts, metadata = samples()
-    parts = [score_components(reward, images[part], prompts[part], metadata[part]) for part in (slice(3), slice(3, 4))]
+    parts = [
+        score_components(reward, Image(), images[part], prompts[part], metadata[part])
+        for part in (slice(3), slice(3, 4))
+    ]
     together = {key: np.concatenate([part[key] for part in parts]) for key in ("level", "index")}
-    whole = score(reward, images, prompts, metadata)
+    whole = score(reward, Image(), images, prompts, metadata)
     assert combine(reward, ComponentScores(prompts, together)).tolist() == whole.tolist()
 
 
 def test_a_scorer_normalises_later_samples_by_the_first():
     scorer = Scorer([load_reward({"name": "sum", "rewards": [{"reward": level, "normalise": "rank"}]})], [])
     images, prompts, metadata = samples()
-    before = scorer.combine([scorer.score(images, prompts, metadata)], prompts)
+    before = scorer.combine([scorer.score(Image(), images, prompts, metadata)], prompts)
     close(before["sum"], [0.125, 0.5, 0.875, 0.5])
-    after = scorer.combine([scorer.score(images - 0.2, prompts, metadata)], prompts)
+    after = scorer.combine([scorer.score(Image(), images - 0.2, prompts, metadata)], prompts)
     # -0.1, 0.3, 0.7, 0.3 among 0.1, 0.5, 0.5, 0.9: above 0, 1, 3, 1 of 4
     close(after["sum"], [0.0, 0.25, 0.75, 0.25])
     close(after["level"], [-0.1, 0.3, 0.7, 0.3])
@@ -154,23 +158,23 @@ def test_equal_rewards_are_one_component_and_others_get_a_number():
         return gain * np.ones(len(prompts))
 
     reward = load_reward({"name": "product", "rewards": [counted, {"name": "clip", "reward": counted, "low": 0}]})
-    assert score(reward, *samples()).tolist() == [1.0] * 4
+    assert score(reward, Image(), *samples()).tolist() == [1.0] * 4
     assert calls == [4]
     qualities = [{"name": "jpeg-compressibility", "quality": quality} for quality in (20, 95, 20)]
     reward = load_reward({"name": "sum", "rewards": qualities})
     assert list(reward.components) == ["jpeg-compressibility", "jpeg-compressibility-2"]
 
 
-def test_a_combination_is_itself_a_function_and_can_be_combined():
+def test_a_combination_can_be_combined():
     inner = load_reward({level: 10})
-    close(inner(*samples()), [1.0, 5.0, 9.0, 5.0])
+    close(score(inner, Image(), *samples()), [1.0, 5.0, 9.0, 5.0])
     close(scores({"name": "clip", "reward": inner, "high": 6}), [1.0, 5.0, 6.0, 5.0])
     assert load_reward(inner) is inner
 
 
 def test_a_component_that_fails_and_a_sum_that_overflows_are_named():
     with pytest.raises(RewardError, match=r"Reward 'judge': the prompt 'x' names no animal"):
-        score(load_reward({"judge": 1}), torch.zeros(1, 3, 64, 64), ["x"], [{}])
+        score(load_reward({"judge": 1}), Image(), torch.zeros(1, 3, 64, 64), ["x"], [{}])
     with pytest.raises(RewardError, match=r"Reward 'sum' returned inf for sample 1, prompt 'a dog' \(and 2 more\)"):
         scores({"name": "sum", "rewards": [{"name": "product", "rewards": [{index: 1e308}, {index: 1e308}]}]})
 
@@ -197,13 +201,13 @@ def test_cached_asks_once_for_the_same_picture_prompt_and_metadata():
     images = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0])[:, None, None, None].expand(5, 3, 4, 4)
     prompts, metadata = ["a", "a", "a", "b", "a"], [{}, {}, {}, {}, {"x": 1}]
     for _ in range(2):
-        assert score(reward, images, prompts, metadata).tolist() == [0, 0, 1, 0, 0]
+        assert score(reward, Image(), images, prompts, metadata).tolist() == [0, 0, 1, 0, 0]
     assert sorted(counter.asked[0]) == ["a", "a", "a", "b"]  # the first two samples are equal
     assert len(counter.asked) == 1
-    score(reward, images[:2], ["a", "c"], [{}, {}])
+    score(reward, Image(), images[:2], ["a", "c"], [{}, {}])
     assert counter.asked[1] == ["c"]
     # the same bytes in another shape are another picture
-    score(reward, images[:1].reshape(1, 3, 2, 8), ["a"], [{}])
+    score(reward, Image(), images[:1].reshape(1, 3, 2, 8), ["a"], [{}])
     assert counter.asked[2] == ["a"]
 
 
@@ -222,7 +226,7 @@ def test_cached_tells_metadata_apart_whatever_the_order_of_their_keys(metadata, 
     counter = Counter()
     reward = load_reward({"name": "cached", "reward": counter})
     for given in ({**metadata, "y": 0}, {"y": 0, **metadata}, {**other, "y": 0}):
-        score(reward, torch.zeros(1, 3, 4, 4), ["a"], [given])
+        score(reward, Image(), torch.zeros(1, 3, 4, 4), ["a"], [given])
     assert len(counter.asked) == 2
 
 
@@ -230,7 +234,7 @@ def test_cached_tells_metadata_apart_whatever_the_order_of_their_keys(metadata, 
 def test_cached_refuses_metadata_that_json_cannot_hold(value):
     reward = load_reward({"name": "cached", "reward": Counter()})
     with pytest.raises(RewardError, match=r"cannot be cached: the metadata of the prompt 'a' are no JSON; give text"):
-        score(reward, torch.zeros(1, 3, 4, 4), ["a"], [{"x": value}])
+        score(reward, Image(), torch.zeros(1, 3, 4, 4), ["a"], [{"x": value}])
 
 
 def test_cached_forgets_what_was_used_longest_ago():
@@ -238,7 +242,7 @@ def test_cached_forgets_what_was_used_longest_ago():
     reward = load_reward({"name": "cached", "reward": counter, "size": 2})
     picture = torch.zeros(1, 3, 4, 4)
     for prompt in ("a", "b", "a", "c", "a", "b"):  # c takes the place of b
-        score(reward, picture, [prompt], [{}])
+        score(reward, Image(), picture, [prompt], [{}])
     assert counter.asked == [["a"], ["b"], ["c"], ["b"]]
 
 
@@ -248,12 +252,12 @@ def test_cached_reaches_every_component_and_tells_mistakes_with_the_right_sample
 
     reward = load_reward({"name": "cached", "reward": {broken: 1}})
     images = torch.zeros(3, 3, 4, 4)
-    score(reward, images[:1], ["a"], [{}])
+    score(reward, Image(), images[:1], ["a"], [{}])
     with pytest.raises(RewardError, match="Reward 'broken' returned nan for sample 2, prompt 'b'"):
-        score(reward, images, ["a", "a", "b"], [{}] * 3)
+        score(reward, Image(), images, ["a", "a", "b"], [{}] * 3)
     wrong = load_reward({"name": "cached", "reward": lambda i, p, m: [0.0]})
     with pytest.raises(RewardError, match="returned an array of shape"):
-        score(wrong, images[:2], ["a", "b"], [{}] * 2)
+        score(wrong, Image(), images[:2], ["a", "b"], [{}] * 2)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import torch
 from reward_servers import ScriptedServer, real_server
 
 from ddpo.config import load_config
+from ddpo.media import Image
 from ddpo.rewards import load_reward, score, to_uint8, without_token
 from ddpo.rewards.remote import open_png, pixels_of, to_png
 from ddpo.runtime.errors import RewardError
@@ -45,16 +46,17 @@ def test_jpeg_scores_equal_the_local_ones_bit_for_bit(name, batch, images):
     local = load_reward(name)
     with real_server(name) as url:
         remote = load_reward({"name": "remote", "url": url, "batch": batch})
-        assert score(remote, images, PROMPTS, METADATA).tolist() == score(local, images, PROMPTS, METADATA).tolist()
+        samples = Image(), images, PROMPTS, METADATA
+        assert score(remote, *samples).tolist() == score(local, *samples).tolist()
     assert (remote.key, remote.label) == (local.key, local.label)
 
 
 @pytest.mark.parametrize("batch", [2, 3, 32])
 @pytest.mark.parametrize("metadata", [METADATA, [{}] * len(PROMPTS)])
 def test_the_judge_s_scores_equal_the_local_ones_bit_for_bit(metadata, batch, images):
-    local = score(load_reward("judge"), images, PROMPTS, metadata)
+    local = score(load_reward("judge"), Image(), images, PROMPTS, metadata)
     with real_server("judge") as url:
-        remote = score(load_reward({"name": "remote", "url": url, "batch": batch}), images, PROMPTS, metadata)
+        remote = score(load_reward({"name": "remote", "url": url, "batch": batch}), Image(), images, PROMPTS, metadata)
     assert remote.tolist() == local.tolist()
 
 
@@ -96,7 +98,7 @@ def test_several_servers_share_the_samples(images):
     with ScriptedServer() as first, ScriptedServer() as second:
         reward = load_reward({"name": "remote", "url": [first.url, second.url], "batch": 1})
         many = images.repeat(6, 1, 1, 1)
-        scores = score(reward, many, PROMPTS * 6, METADATA * 6)
+        scores = score(reward, Image(), many, PROMPTS * 6, METADATA * 6)
         assert first.requests
         assert second.requests
         assert len(first.requests) + len(second.requests) == len(many)
@@ -105,13 +107,13 @@ def test_several_servers_share_the_samples(images):
 
 def test_a_request_holds_no_more_than_the_server_takes(images):
     with ScriptedServer(max_items=3) as server:
-        score(load_reward(server.url), images, PROMPTS, METADATA)
+        score(load_reward(server.url), Image(), images, PROMPTS, METADATA)
         assert [len(ids) for ids in server.requests] == [3, 3, 1]
 
 
 def test_no_samples_need_no_request(images):
     with ScriptedServer() as server:
-        assert score(load_reward(server.url), images[:0], [], []).shape == (0,)
+        assert score(load_reward(server.url), Image(), images[:0], [], []).shape == (0,)
         assert not server.requests
 
 
@@ -121,9 +123,9 @@ def test_a_token_is_sent_and_never_written_down(images, tiny_config, monkeypatch
             load_reward(url)
         spec = {"name": "remote", "url": url, "token": "sesame"}
         expected = mean_level(images, [], []).tolist()
-        assert score(load_reward(spec), images, PROMPTS, METADATA).tolist() == expected
+        assert score(load_reward(spec), Image(), images, PROMPTS, METADATA).tolist() == expected
         monkeypatch.setenv("DDPO_REWARD_TOKEN", "sesame")
-        assert score(load_reward(url), images, PROMPTS, METADATA).tolist() == expected
+        assert score(load_reward(url), Image(), images, PROMPTS, METADATA).tolist() == expected
     config = tiny_config(reward=spec, evaluation={"rewards": [spec, "judge"]})
     assert "sesame" not in repeatable(config, None, None).to_yaml()
     assert without_token(spec) == {"name": "remote", "url": url}

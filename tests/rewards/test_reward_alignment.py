@@ -21,6 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ddpo import media
 from ddpo.rewards import load_reward, score
 from ddpo.rewards.bertscore import BertScorer, Match, load_scorer
 from ddpo.rewards.describers import EndpointDescriber, JudgeDescriber, LocalDescriber, picture_files
@@ -194,7 +195,7 @@ def test_a_failing_endpoint_is_an_error_and_never_a_zero(server, encoder_folder,
     server.failure = failure
     reward = load_reward({"name": "alignment", "endpoint": server.address, "scorer": str(encoder_folder)})
     with pytest.raises(RewardError, match=f"^Reward 'alignment': .*{message}"):
-        score(reward, levels(3), ["a cat"], [{}])
+        score(reward, media.Image(), levels(3), ["a cat"], [{}])
 
 
 def test_an_endpoint_that_is_not_there_is_an_error(encoder_folder):
@@ -221,7 +222,7 @@ def test_the_presets(server, monkeypatch, preset, question, reference, kind, tmp
     monkeypatch.setattr("ddpo.rewards.alignment.load_scorer", lambda *a: Fake())
     log = tmp_path / "answers.jsonl"
     options = {"preset": preset, "endpoint": server.address, "log": str(log)}
-    got = score(load_reward({"name": "alignment"} | options), levels(255), ["a cat"], [{}])
+    got = score(load_reward({"name": "alignment"} | options), media.Image(), levels(255), ["a cat"], [{}])
     assert got.tolist() == [0.25]  # the recall, not the precision
     ((answer, compared_with),) = compared
     assert (answer[:4], compared_with) == ("red ", reference)
@@ -250,7 +251,7 @@ def test_jpegs_have_the_quality_that_is_asked_for():
 
 def test_an_unknown_preset_is_refused():
     with pytest.raises(RewardError, match=r"no 'papers'\. Did you mean 'paper'"):
-        score(load_reward({"name": "alignment", "preset": "papers"}), levels(3), ["a cat"], [{}])
+        score(load_reward({"name": "alignment", "preset": "papers"}), media.Image(), levels(3), ["a cat"], [{}])
 
 
 def test_the_judge_names_what_it_sees(monkeypatch):
@@ -266,7 +267,7 @@ def test_the_judge_names_what_it_sees(monkeypatch):
 def test_the_judges_own_animal_gets_the_highest_recall(monkeypatch):
     monkeypatch.setattr(JudgeDescriber, "__call__", lambda self, images, question: ["a goat"] * len(images))
     reward = load_reward({"name": "alignment", "describer": "judge", "scorer": "minilm", "device": "cpu"})
-    recall_B = score(reward, torch.rand(3, 3, 64, 64), ["a goat", "a sheep", "an airplane"], [{}] * 3)
+    recall_B = score(reward, media.Image(), torch.rand(3, 3, 64, 64), ["a goat", "a sheep", "an airplane"], [{}] * 3)
     assert recall_B[0] == pytest.approx(1.0)
     assert recall_B[0] > recall_B[1] > recall_B[2]
 
@@ -365,7 +366,7 @@ def test_a_server_s_llava_gives_the_descriptions_and_scores_of_the_same_llava_he
         for place, where in enumerate(({}, {"endpoint": openai_server})):
             log = tmp_path / f"{preset}-{place}.jsonl"
             reward = load_reward(common | {"preset": preset, "log": str(log)} | where)
-            scores.append(score(reward, images, prompts, [{}] * 4).tolist())
+            scores.append(score(reward, media.Image(), images, prompts, [{}] * 4).tolist())
             rows.append(log.read_text())
         assert rows[1] == rows[0]
         assert scores[1] == scores[0]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_clip import build_clip, build_tokenizer, save_clip
 from torch.nn import functional
 
+from ddpo import media
 from ddpo.rewards import load_reward, score
 from ddpo.rewards.aesthetic import load_head, rate
 from ddpo.rewards.clip import clip_pixels
@@ -34,7 +35,7 @@ def clip(tmp_path):
 
 
 def value(name, images, **options):
-    return score(load_reward({"name": name, "device": "cpu", **options}), images, PROMPTS, [{}] * 3)
+    return score(load_reward({"name": name, "device": "cpu", **options}), media.Image(), images, PROMPTS, [{}] * 3)
 
 
 def processor_pixels(images, size):
@@ -228,7 +229,7 @@ def test_what_is_no_such_checkpoint_is_refused(clip, tmp_path, images):
     with pytest.raises(RewardError, match=r"holds no layers 'layers.N' from 12 numbers to one"):
         load_head(str(tmp_path / "head.safetensors"), 12, "cpu")
     with pytest.raises(RewardError, match=r"device: 'gpu9' cannot be used"):
-        score(load_reward({"name": "clip-score", "device": "gpu9", "model": str(tmp_path)}), images, PROMPTS, [{}] * 3)
+        value("clip-score", images, device="gpu9", model=str(tmp_path))
 
 
 def test_missing_weights_are_refused_rather_than_drawn_at_random(clip, tmp_path, images):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpo.rewards import load_reward, score, to_uint8
+from ddpo import media
+from ddpo.rewards import check_media, load_reward, score, to_uint8
 from ddpo.runtime.errors import RewardError
 
 PROMPTS = ["a cat", "a dog", "an ant", "a bee", "a fox"]
@@ -14,7 +15,7 @@ PROMPTS = ["a cat", "a dog", "an ant", "a bee", "a fox"]
 
 def run(function, number=5):
     images = torch.full((number, 3, 4, 4), 0.5)
-    return score(load_reward(function), images, PROMPTS[:number], [{"index": i} for i in range(number)])
+    return score(load_reward(function), media.Image(), images, PROMPTS[:number], [{"index": i} for i in range(number)])
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_a_reward_that_changes_its_input_changes_nothing_else():
         metadata[0]["x"] = 9
         return np.zeros(2)
 
-    score(load_reward(vandal), images, prompts, metadata)
+    score(load_reward(vandal), media.Image(), images, prompts, metadata)
     assert images.eq(0.5).all()
     assert (prompts, metadata) == (["a cat", "a dog"], [{"x": 1}, {"x": 2}])
 
@@ -116,15 +117,15 @@ def test_the_result_does_not_share_memory_with_the_reward():
 
 def test_images_need_no_gradient():
     images = torch.rand(1, 3, 8, 8, requires_grad=True)
-    assert score(load_reward("jpeg-compressibility"), images, ["a cat"], [{}]).shape == (1,)
+    assert score(load_reward("jpeg-compressibility"), media.Image(), images, ["a cat"], [{}]).shape == (1,)
 
 
 def test_counts_must_agree():
     with pytest.raises(ValueError, match="must be equal"):
-        score(load_reward("jpeg-compressibility"), torch.zeros(2, 3, 8, 8), ["a cat"], [{}])
+        score(load_reward("jpeg-compressibility"), media.Image(), torch.zeros(2, 3, 8, 8), ["a cat"], [{}])
 
 
-@pytest.mark.parametrize("package", ["rewards", "prompts", "runs", "report.progress"])
+@pytest.mark.parametrize("package", ["rewards", "media", "prompts", "runs", "report.progress"])
 def test_importing_is_light(package):
     heavy = "torch", "PIL", "matplotlib", "diffusers", "transformers", "rich"
     program = f"import ddpo.{package}, sys; print([m for m in {heavy} if m in sys.modules])"
@@ -142,7 +143,7 @@ def test_a_reward_sees_the_picture_that_a_file_would_hold(tmp_path):
         images.zero_()
         return [0.0]
 
-    score(load_reward({remember: 1}), images, ["a cat"], [{}])
+    score(load_reward({remember: 1}), media.Image(), images, ["a cat"], [{}])
     # the second source: Pillow's pixels
     Image.fromarray(to_uint8(images.numpy())[0]).save(tmp_path / "picture.png")
     file = np.asarray(Image.open(tmp_path / "picture.png"), np.float32).transpose(2, 0, 1) / np.float32(255)
@@ -155,7 +156,7 @@ def test_a_reward_sees_the_picture_that_a_file_would_hold(tmp_path):
 def test_images_reach_a_reward_in_one_layout():
     images = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)
     reward = load_reward(lambda i, p, m: [i.is_contiguous()] * 2)
-    assert score(reward, images, ["a cat"] * 2, [{}] * 2).tolist() == [1, 1]
+    assert score(reward, media.Image(), images, ["a cat"] * 2, [{}] * 2).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -164,4 +165,41 @@ def test_an_image_that_is_not_finite_is_named_and_not_scored(value):
     images[1, 2, 0, 1] = value
     reward = load_reward(lambda i, p, m: pytest.fail("the reward was asked"))
     with pytest.raises(RewardError, match=r"cannot score sample 5, prompt 'a dog': the image holds NaN or an infinity"):
-        score(reward, images, PROMPTS[:3], [{}] * 3, first_index=4)
+        score(reward, media.Image(), images, PROMPTS[:3], [{}] * 3, first_index=4)
+
+
+def test_a_reward_gets_the_numbers_of_an_array_as_they_are():
+    points = torch.tensor([[-1.5, 0.3], [2.0, 1e-4]])
+    seen = []
+
+    def remember(samples, prompts, metadata):
+        seen.append(samples.clone())
+        samples.zero_()
+        return [0.0] * len(prompts)
+
+    score(load_reward(remember), media.Array(), points, ["", ""], [{"goal": points[0]}, {}])
+    assert torch.equal(seen[0], points)
+    assert points[0, 0] == -1.5
+    points[1, 1] = torch.nan
+    with pytest.raises(RewardError, match=r"sample 1, prompt '': the array holds NaN"):
+        score(load_reward(remember), media.Array(), points, ["", ""], [{}] * 2)
+
+
+def test_a_reward_of_another_medium_is_refused():
+    def far(samples, prompts, metadata):
+        return samples.norm(dim=1)
+
+    check_media(load_reward(far), "image")  # without the attribute any medium is taken
+    far.media = ("array", "audio")
+    check_media(load_reward(far), "array")
+    assert load_reward({far: 1}).media == ("array", "audio")
+    assert load_reward({far: 1, "judge": 1}).media == ()
+    with pytest.raises(
+        RewardError, match="Reward 'far' scores samples of the medium 'array' or 'audio', not 'image': choose"
+    ):
+        check_media(load_reward(far), "image")
+    with pytest.raises(RewardError, match="Reward 'judge' scores samples of the medium 'image', not 'array': choose"):
+        check_media(load_reward({far: 1, "judge": 1}), "array")
+    far.media = 3
+    with pytest.raises(RewardError, match="Reward 'far': its attribute `media` is 3"):
+        load_reward(far)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from ddpo import media
 from ddpo.rewards import load_reward, score
 from ddpo.runtime.errors import RewardError
 
@@ -143,7 +144,7 @@ def images():
 
 def value(images, folder, **options):
     options = {"weights": str(folder), "tokenizer": str(folder), "device": "cpu"} | options
-    return score(load_reward({"name": "image-reward"} | options), images, PROMPTS, [{}] * 3)
+    return score(load_reward({"name": "image-reward"} | options), media.Image(), images, PROMPTS, [{}] * 3)
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])

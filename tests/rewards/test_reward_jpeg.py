@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ddpo import media
 from ddpo.rewards import jpeg_size, load_reward, score, to_uint8
 from ddpo.runtime.errors import RewardError
 
@@ -30,7 +31,7 @@ def test_size_is_that_of_a_file_with_rounded_pixels(images, tmp_path):
 def test_rewards_are_plus_and_minus_the_size(images, tmp_path):
     size_B = jpeg_size(images)
     for name, sign in (("jpeg-incompressibility", 1), ("jpeg-compressibility", -1)):
-        score_B = score(load_reward(name), images, ["a cat"] * 4, [{}] * 4)
+        score_B = score(load_reward(name), media.Image(), images, ["a cat"] * 4, [{}] * 4)
         assert score_B.dtype == np.float64
         assert score_B.tolist() == (sign * size_B).tolist()
 
@@ -44,7 +45,7 @@ def test_noise_is_larger_than_a_plain_picture():
 def test_quality_is_an_option(images, tmp_path):
     reward = load_reward({"name": "jpeg-incompressibility", "quality": 50})
     expected = [size_on_disk(x, tmp_path, quality=50) for x in to_uint8(images.numpy())]
-    assert score(reward, images, ["a cat"] * 4, [{}] * 4).tolist() == expected
+    assert score(reward, media.Image(), images, ["a cat"] * 4, [{}] * 4).tolist() == expected
 
 
 def test_pixels_round_to_nearest_and_clip():
@@ -64,4 +65,4 @@ def test_channels_stay_in_order():
 def test_pixels_that_are_not_finite_are_refused(images):
     images[2, 1, 5, 5] = float("nan")
     with pytest.raises(RewardError, match=r"jpeg-compressibility.*sample 2.*NaN"):
-        score(load_reward("jpeg-compressibility"), images, ["a cat"] * 4, [{}] * 4)
+        score(load_reward("jpeg-compressibility"), media.Image(), images, ["a cat"] * 4, [{}] * 4)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import ddpo.rewards.judge as judge_module
+from ddpo.media import Image
 from ddpo.rewards import load_reward, score
 from ddpo.rewards.judge import animal_of
 from ddpo.runtime.errors import RewardError
@@ -25,7 +26,7 @@ def fake_judge(monkeypatch):
 
 
 def scores(name, prompts, metadata):
-    return score(load_reward(name), torch.zeros(len(prompts), 3, 64, 64), prompts, metadata).tolist()
+    return score(load_reward(name), Image(), torch.zeros(len(prompts), 3, 64, 64), prompts, metadata).tolist()
 
 
 def test_probability_of_the_animal_in_the_metadata_or_the_prompt():
@@ -102,9 +103,9 @@ def test_a_picture_s_score_does_not_depend_on_those_scored_with_it(monkeypatch):
 
     monkeypatch.setattr(judge_module, "_load", Brightness)
     images = torch.arange(19).div(255)[:, None, None, None].expand(19, 3, 4, 4)
-    together = score(load_reward("judge"), images, ["a goat"] * 19, [{}] * 19)
-    alone = [score(load_reward("judge"), image[None], ["a goat"], [{}])[0] for image in images]
+    together = score(load_reward("judge"), Image(), images, ["a goat"] * 19, [{}] * 19)
+    alone = [score(load_reward("judge"), Image(), image[None], ["a goat"], [{}])[0] for image in images]
     assert together.tolist() == alone
     assert set(groups) == {8}
     assert len(set(alone)) == 19
-    assert score(load_reward("judge"), images[:0], [], []).shape == (0,)
+    assert score(load_reward("judge"), Image(), images[:0], [], []).shape == (0,)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ddpo.media import Image
 from ddpo.rewards import NamedReward, available_rewards, load_reward, score
 from ddpo.runtime.errors import RewardError
 
@@ -40,7 +41,7 @@ def folder(tmp_path, monkeypatch):
 def scores(reward):
     images = torch.zeros(2, 3, 4, 4)
     images[1, 0] = 1.0
-    return score(reward, images, ["a cat", "a dog"], [{}, {}]).tolist()
+    return score(reward, Image(), images, ["a cat", "a dog"], [{}, {}]).tolist()
 
 
 def test_a_file_with_neighbours(folder):

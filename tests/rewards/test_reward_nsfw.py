@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from ddpo import media
 from ddpo.rewards import load_reward, score
 from ddpo.rewards.nsfw import vit_pixels
 from ddpo.runtime.errors import RewardError
@@ -77,7 +78,7 @@ def logits(weights, pixels_CHW):
 
 def penalty(images, folder, **options):
     reward = load_reward({"name": "nsfw-penalty", "model": str(folder), "device": "cpu", **options})
-    return score(reward, images, ["a cat"] * len(images), [{}] * len(images))
+    return score(reward, media.Image(), images, ["a cat"] * len(images), [{}] * len(images))
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (40, 31), (31, 64), (16, 20)])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ddpo import media
 from ddpo.rewards import load_reward, score
 from ddpo.rewards.ocr import _load, edit_distance, legibility, wanted_text
 from ddpo.runtime.errors import RewardError
@@ -80,13 +81,13 @@ def test_the_wanted_text(prompt, metadata, text):
 )
 def test_a_prompt_without_a_text_is_named(prompt, metadata):
     with pytest.raises(RewardError, match=f"^Reward 'ocr': the prompt '{prompt}' asks for no text; put it in quotes"):
-        score(load_reward("ocr"), torch.zeros(1, 3, 8, 8), [prompt], [metadata])
+        score(load_reward("ocr"), media.Image(), torch.zeros(1, 3, 8, 8), [prompt], [metadata])
 
 
 def test_without_rapidocr_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "rapidocr", None)
     with pytest.raises(RewardError, match=r"RapidOCR cannot be imported .*; pip install 'ddpo\[ocr\]'\.$"):
-        score(load_reward({"name": "ocr", "side": 123}), torch.zeros(1, 3, 8, 8), ['"hi"'], [{}])
+        score(load_reward({"name": "ocr", "side": 123}), media.Image(), torch.zeros(1, 3, 8, 8), ['"hi"'], [{}])
 
 
 def drawn(text, size, font_size):
@@ -104,7 +105,7 @@ def test_real_weights_read_what_is_drawn_without_a_network(monkeypatch, size, fo
     monkeypatch.setattr("socket.socket.connect", lambda *arguments: pytest.fail("the network was used"))
     images = torch.stack([drawn(text, size, font_size) for text in ("Open 24\nhours", "Open 24\nhovrs", "")])
     prompt = 'a sign that says "open 24 hours"'
-    got = score(load_reward({"name": "ocr", **options}), images, [prompt] * 3, [{}] * 3)
+    got = score(load_reward({"name": "ocr", **options}), media.Image(), images, [prompt] * 3, [{}] * 3)
     assert got == pytest.approx([1.0, 1 - 1 / 11, 0.0])
 
 

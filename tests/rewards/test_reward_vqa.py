@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from ddpo.media import Image
 from ddpo.prompts import load_prompts
 from ddpo.rewards import load_reward, score
 from ddpo.rewards.describers import EndpointDescriber, JudgeDescriber, LocalDescriber, choose_describer
@@ -97,7 +98,7 @@ def test_the_reward_is_one_where_all_answers_agree_or_their_share(describer, str
     log = tmp_path / "answers.jsonl"
     reward = load_reward({"name": "vqa", "strict": strict, "log": str(log)})
     both, one = metadata(HOW_MANY, COLOUR), metadata(HOW_MANY)
-    got = score(reward, asked_about(3, 0, 1, 2), list("abcd"), [one, both, both, both])
+    got = score(reward, Image(), asked_about(3, 0, 1, 2), list("abcd"), [one, both, both, both])
     assert got.tolist() == expected
     assert got.dtype == np.float64
     # each question is put once to all of its pictures, and to no other
@@ -111,7 +112,7 @@ def test_the_reward_is_one_where_all_answers_agree_or_their_share(describer, str
 
 def test_an_empty_answer_is_an_error_and_never_a_zero(describer):
     with pytest.raises(RewardError, match=r"^Reward 'vqa': describer: .*said nothing about the picture for 'b'"):
-        score(load_reward("vqa"), asked_about(3, 4), ["a", "b"], [metadata(HOW_MANY)] * 2)
+        score(load_reward("vqa"), Image(), asked_about(3, 4), ["a", "b"], [metadata(HOW_MANY)] * 2)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_an_empty_answer_is_an_error_and_never_a_zero(describer):
 )
 def test_a_prompt_without_questions_is_named(describer, wrong, message):
     with pytest.raises(RewardError, match=f"^Reward 'vqa': .*{message}"):
-        score(load_reward("vqa"), asked_about(0), ["a"], [wrong])
+        score(load_reward("vqa"), Image(), asked_about(0), ["a"], [wrong])
 
 
 def test_answers_in_a_configuration_may_be_numbers_or_yes_and_no():
@@ -143,7 +144,9 @@ def test_the_prompts_counting_ask_what_the_reward_can_answer(monkeypatch):
     prompts = load_prompts("counting").prompts[:3]  # two, three and four cats
     scripted = Scripted({(red, "How many cats are there?"): "There are three cats." for red in range(3)})
     monkeypatch.setattr("ddpo.rewards.vqa.choose_describer", lambda *a, **k: scripted)
-    got = score(load_reward("vqa"), asked_about(0, 1, 2), [p.text for p in prompts], [p.metadata for p in prompts])
+    got = score(
+        load_reward("vqa"), Image(), asked_about(0, 1, 2), [p.text for p in prompts], [p.metadata for p in prompts]
+    )
     assert got.tolist() == [0, 1, 0]
 
 

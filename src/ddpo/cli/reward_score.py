@@ -29,11 +29,13 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Score pictures with a reward and each of its components; higher is better."""
-    from ddpo.rewards import Scorer, load_reward
+    from ddpo.rewards import Scorer, check_media, load_reward
     from ddpo.rewards.pictures import find_pictures, score_pictures
 
     about = _metadata(metadata)
-    scorer = Scorer([load_reward(parsed(reward))], [])
+    chosen = load_reward(parsed(reward))
+    check_media(chosen, "image")
+    scorer = Scorer([chosen], [])
     files = find_pictures(images)
     scores = score_pictures(scorer, files, prompt, about)
     if as_json:

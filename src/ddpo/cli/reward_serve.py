@@ -27,7 +27,7 @@ def serve(
 ) -> None:
     """Serve a reward over HTTP until interrupted; a run uses it with reward=http://HOST:PORT."""
     from ddpo.cli.values import parsed
-    from ddpo.rewards import NamedReward, load_reward
+    from ddpo.rewards import NamedReward, check_media, load_reward
     from ddpo.rewards.server import Limits
     from ddpo.rewards.server.run import check_packages
     from ddpo.rewards.server.run import serve as run
@@ -39,6 +39,7 @@ def serve(
         raise RewardError(
             f"Reward '{served.key}' combines others over a whole iteration: serve those, combine in the run."
         )
+    check_media(served, "image")
     limits = Limits(
         max_batch=max_batch, max_pixels=max_pixels, max_body_bytes=int(max_body * 1e6), wait_seconds=max_wait / 1000
     )

@@ -13,6 +13,7 @@ from ddpo.doctor import environment
 from ddpo.doctor.checks import Check, Outcome, failed, ok, perform, skipped, warning
 from ddpo.doctor.hub import SECONDS, look_at_hub, not_in_cache
 from ddpo.doctor.servers import look_at_server, servers
+from ddpo.media import Image
 from ddpo.prompts import PromptSource, load_prompts
 from ddpo.rewards import load_reward, score_components
 from ddpo.runtime.errors import RewardError
@@ -147,7 +148,7 @@ class _Examination:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                scores = score_components(reward, self._picture(), [prompt.text], [prompt.metadata])
+                scores = score_components(reward, Image(), self._picture(), [prompt.text], [prompt.metadata])
         except RewardError as error:
             if not_in_cache(error):
                 self._wanted.append(f"what the reward '{_name(spec)}' needs")

@@ -1,10 +1,12 @@
-"""Pictures of 8 bits: what a file or a screen shows of the floats that a model decodes."""
+"""The medium `image`: pictures of 8 bits, what a file or a screen shows of the floats that a model decodes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ddpo.media.diversity import diversity
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -13,6 +15,24 @@ if TYPE_CHECKING:
 
 LEVELS = 255
 """The highest level of a pixel of 8 bits."""
+
+
+class Image:
+    """Images `(B, 3, H, W)`, float32, of which [0, 1] can be shown."""
+
+    name = "image"
+
+    def as_seen(self, samples: Tensor) -> Tensor:
+        """Return `as_shown(samples)`."""
+        return as_shown(samples)
+
+    def thumbnails(self, samples: Tensor) -> npt.NDArray[np.uint8]:
+        """Return the images' pixels `(B, H, W, 3)`; raises ValueError as `to_uint8`."""
+        return to_uint8(samples.detach().numpy())
+
+    def diversity(self, samples: Tensor) -> float | None:
+        """Return how the shown pixels differ, on a scale of 0 to 1; None with fewer than two images."""
+        return diversity(self.thumbnails(samples))
 
 
 def as_shown(images: Tensor) -> Tensor:

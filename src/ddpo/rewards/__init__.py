@@ -1,4 +1,4 @@
-"""Rewards: plain callables `(images, prompts, metadata) -> (B,)` scores, higher is better.
+"""Rewards: plain callables `(samples, prompts, metadata) -> (B,)` scores, higher is better.
 
 Importing this package imports neither torch nor Pillow.
 """
@@ -11,6 +11,7 @@ from ddpo.rewards.contract import (
     LoadedReward,
     NamedReward,
     Reward,
+    check_media,
     combine,
     score,
     score_components,
@@ -39,6 +40,7 @@ __all__ = [
     "anchored",
     "available_combinators",
     "available_rewards",
+    "check_media",
     "combine",
     "jpeg_compressibility",
     "jpeg_incompressibility",

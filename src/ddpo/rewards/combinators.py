@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
-from ddpo.rewards.contract import Array, ComponentScores, NamedReward, score
+from ddpo.rewards.contract import Array, ComponentScores, NamedReward
 from ddpo.runtime.errors import RewardError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Normalisation = Literal["raw", "z-score", "rank"]
 """How the values of a term of a sum are made comparable with those of the others."""
@@ -162,7 +159,7 @@ class WeightedSum:
 
 @dataclass(frozen=True)
 class CombinedReward:
-    """A reward made of rewards; itself a reward that scores what it is given as one batch."""
+    """A reward made of rewards."""
 
     name: str
     """That of its outermost combinator."""
@@ -178,6 +175,12 @@ class CombinedReward:
         return self.name
 
     @property
+    def media(self) -> tuple[str, ...] | None:
+        """Names of the media that every component can score; None: any."""
+        limited = [reward.media for reward in self.components.values() if reward.media is not None]
+        return tuple(name for name in limited[0] if all(name in media for media in limited)) if limited else None
+
+    @property
     def label(self) -> str:
         """The formula in short."""
         return self.expression.words()
@@ -189,10 +192,6 @@ class CombinedReward:
         """
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is an error of its own (`combine`)
             return self.expression.value(scores, scores if reference is None else reference)
-
-    def __call__(self, images: Tensor, prompts: list[str], metadata: list[dict[str, Any]], /) -> Array:
-        """Return the rewards `(B,)` of images `(B, 3, H, W)`, taken as the whole batch."""
-        return score(self, images, prompts, metadata)
 
 
 def z_score(value_B: Array, pool: Array) -> Array:

@@ -1,7 +1,7 @@
 """The contract of a reward and the one function that calls it and checks what comes back.
 
-A reward is a plain callable `(images, prompts, metadata) -> scores`: it sees decoded samples, never the policy
-(paper, appendix D: the reward is a black box).
+A reward is a plain callable `(samples, prompts, metadata) -> scores`: it sees decoded samples, never the policy
+(paper, appendix D: the reward is a black box). What it sees of them, their medium says: of a picture what a file shows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ddpo.media.image import as_shown
+from ddpo.media import Medium
 from ddpo.runtime.errors import DDPOError, RewardError
 from ddpo.runtime.plugins import describe, text_of
 
@@ -27,13 +27,15 @@ Array = npt.NDArray[np.float64]
 class Reward(Protocol):
     """A callable that scores samples; higher is better.
 
-    Takes images `(B, 3, H, W)` (a float32 CPU tensor in [0, 1], in steps of 1/255), the `B` prompts and the `B`
-    metadata dictionaries; returns `B` finite numbers as a NumPy array, a tensor on any device or a list,
-    of shape `(B,)` or `(B, 1)`.
+    Takes samples `(B, ...)` (a CPU tensor; images are `(B, 3, H, W)`, float32 in [0, 1], in steps of 1/255), the `B`
+    prompts and the `B` metadata dictionaries; returns `B` finite numbers as a NumPy array, a tensor on any device or a
+    list, of shape `(B,)` or `(B, 1)`. An attribute `media`, such as `("array",)`, says which media it takes.
     """
 
-    def __call__(self, images: Tensor, prompts: list[str], metadata: list[dict[str, Any]], /) -> npt.ArrayLike | Tensor:
-        """Return the scores `(B,)` of images `(B, 3, H, W)`."""
+    def __call__(
+        self, samples: Tensor, prompts: list[str], metadata: list[dict[str, Any]], /
+    ) -> npt.ArrayLike | Tensor:
+        """Return the scores `(B,)` of samples `(B, ...)`."""
         ...
 
 
@@ -69,6 +71,11 @@ class LoadedReward(Protocol):
         ...
 
     @property
+    def media(self) -> tuple[str, ...] | None:
+        """Names of the media that it can score; None: any."""
+        ...
+
+    @property
     def components(self) -> Mapping[str, NamedReward]:
         """What scores samples, by the component's name in metrics; a plain reward is its own only component."""
         ...
@@ -87,6 +94,8 @@ class NamedReward:
     function: Reward
     label: str
     """Short words with the unit, e.g. `negative JPEG size (kB)`."""
+    media: tuple[str, ...] | None = None
+    """Names of the media that it can score; None: any."""
 
     @property
     def key(self) -> str:
@@ -104,19 +113,31 @@ class NamedReward:
         return scores.by_key[self.key]
 
 
+def check_media(reward: LoadedReward, medium: str) -> None:
+    """Raise RewardError unless the reward can score samples of the medium of that name."""
+    for component in reward.components.values():
+        if component.media is not None and medium not in component.media:
+            takes = " or ".join(f"'{name}'" for name in component.media)
+            raise RewardError(
+                f"Reward '{component.name}' scores samples of the medium {takes}, not '{medium}': choose another reward "
+                "or model; a function of your own says what it takes in its attribute `media`."
+            )
+
+
 def score(
     reward: LoadedReward,
-    images: Tensor,
+    medium: Medium,
+    samples: Tensor,
     prompts: Sequence[str],
     metadata: Sequence[Mapping[str, Any]],
     *,
     first_index: int = 0,
 ) -> Array:
-    """Return the rewards `(B,)`, float64, of images `(B, 3, H, W)`, float32 in [0, 1], as one whole batch.
+    """Return the rewards `(B,)`, float64, of samples `(B, ...)` as one whole batch.
 
     Raises RewardError as `score_components` and `combine` do.
     """
-    by_key = score_components(reward, images, prompts, metadata, first_index=first_index)
+    by_key = score_components(reward, medium, samples, prompts, metadata, first_index=first_index)
     return combine(reward, ComponentScores(list(prompts), by_key))
 
 
@@ -133,58 +154,56 @@ def combine(reward: LoadedReward, scores: ComponentScores, reference: ComponentS
 
 def score_components(
     reward: LoadedReward,
-    images: Tensor,
+    medium: Medium,
+    samples: Tensor,
     prompts: Sequence[str],
     metadata: Sequence[Mapping[str, Any]],
     *,
     first_index: int = 0,
 ) -> dict[str, Array]:
-    """Return the scores `(B,)`, float64, that each component gives to images `(B, 3, H, W)`, float32 in [0, 1].
+    """Return the scores `(B,)`, float64, that each component gives to samples `(B, ...)` on the CPU.
 
-    `first_index` is the number of the first sample, for messages. A component sees the pictures as a file shows them
-    (`as_shown`), in process as on a server. It gets copies, so that one that changes its input changes nothing else.
-    Integers become float64 (integer rewards truncate advantages in the public codes).
+    `first_index` is the number of the first sample, for messages. A component sees what the medium shows
+    (`Medium.as_seen`), in process as on a server. It gets copies, so that one that changes its input changes nothing
+    else. Integers become float64 (integer rewards truncate advantages in the public codes).
 
-    Raises RewardError when an image holds NaN or an infinity and, naming the component, when it raises, returns
+    Raises RewardError when a sample holds NaN or an infinity and, naming the component, when it raises, returns
     something else than `B` numbers, or returns NaN or an infinity (naming the sample and its prompt).
     """
     number = len(prompts)
-    if len(images) != number or len(metadata) != number:
-        raise ValueError(f"{len(images)} images, {number} prompts and {len(metadata)} metadata: must be equal")
-    _check_images(reward.name, images, prompts, first_index)
-    return {
-        key: _score_component(component, images, prompts, metadata, first_index)
-        for key, component in reward.components.items()
-    }
+    if len(samples) != number or len(metadata) != number:
+        raise ValueError(f"{len(samples)} samples, {number} prompts and {len(metadata)} metadata: must be equal")
+    _check_samples(reward.name, medium, samples, prompts, first_index)
+
+    def score_component(component: NamedReward) -> Array:
+        seen = medium.as_seen(samples)
+        score_B = _call(component, seen, list(prompts), [dict(about) for about in metadata])
+        _check_finite(component.name, score_B, prompts, first_index)
+        return score_B
+
+    return {key: score_component(component) for key, component in reward.components.items()}
 
 
-def _score_component(
-    reward: NamedReward,
-    images: Tensor,
-    prompts: Sequence[str],
-    metadata: Sequence[Mapping[str, Any]],
-    first_index: int,
-) -> Array:
+def _call(reward: NamedReward, seen: Tensor, prompts: list[str], metadata: list[dict[str, Any]]) -> Array:
+    number = len(prompts)
     try:
-        scores = reward.function(as_shown(images), list(prompts), [dict(m) for m in metadata])
+        scores = reward.function(seen, prompts, metadata)
     except DDPOError as error:
         raise RewardError(f"Reward '{reward.name}': {error}") from error
     except (Exception, SystemExit) as error:
         raise RewardError(f"Reward '{reward.name}' raised {describe(error)}") from error
     try:
-        score_B = to_scores(scores, len(prompts))
+        return to_scores(scores, number)
     except RewardError as error:
         raise RewardError(f"Reward '{reward.name}' {error}") from error
-    _check_finite(reward.name, score_B, prompts, first_index)
-    return score_B
 
 
-def _check_images(name: str, images: Tensor, prompts: Sequence[str], first_index: int) -> None:
-    for index, image_CHW in enumerate(images.detach().numpy()):
-        if not np.isfinite(image_CHW).all():
+def _check_samples(name: str, medium: Medium, samples: Tensor, prompts: Sequence[str], first_index: int) -> None:
+    for index, sample in enumerate(samples.detach().numpy()):
+        if not np.isfinite(sample).all():
             raise RewardError(
-                f"Reward '{name}' cannot score sample {first_index + index}, prompt '{prompts[index]}': the image "
-                "holds NaN or an infinity; use precision=fp32 or a lower learning_rate."
+                f"Reward '{name}' cannot score sample {first_index + index}, prompt '{prompts[index]}': the "
+                f"{medium.name} holds NaN or an infinity; use precision=fp32 or a lower learning_rate."
             )
 
 

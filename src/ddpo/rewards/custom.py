@@ -50,3 +50,17 @@ def check_signature(name: str, function: object, options: dict[str, Any]) -> Non
         raise RewardError(
             f"Reward '{name}' takes {signature}, but is called with (images, prompts, metadata): {error}."
         ) from error
+
+
+def media_of(name: str, function: object) -> tuple[str, ...] | None:
+    """Return the names of the media that the function's attribute `media` says it takes; None without one: any.
+
+    Raises RewardError when the attribute is something else.
+    """
+    media = getattr(function, "media", None)
+    names = [media] if isinstance(media, str) else media
+    if names is None:
+        return None
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(each, str) for each in names):
+        raise RewardError(f"Reward '{name}': its attribute `media` is {media!r}; give names of media, ('array',).")
+    return tuple(names)

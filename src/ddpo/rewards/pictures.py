@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ddpo.media import Image
 from ddpo.rewards.contract import Array
 from ddpo.rewards.scorer import Scorer
 from ddpo.runtime.errors import PictureError, nearest
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as Picture
     from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -52,8 +53,10 @@ def score_pictures(scorer: Scorer, files: Sequence[Path], prompt: str, metadata:
 
     Raises PictureError for a file that cannot be read, RewardError when a required reward fails.
     """
+    medium = Image()
     parts = [
-        scorer.score(read_picture(file), [prompt], [metadata], first_index=index) for index, file in enumerate(files)
+        scorer.score(medium, read_picture(file), [prompt], [metadata], first_index=index)
+        for index, file in enumerate(files)
     ]
     return scorer.combine(parts, [prompt] * len(files))
 
@@ -65,15 +68,16 @@ def read_picture(file: Path) -> Tensor:
     than `MAX_PIXELS` pixels.
     """
     import torch
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image as Pillow
+    from PIL import UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=_FORMATS) as image:
+            warnings.simplefilter("error", Pillow.DecompressionBombWarning)
+            with Pillow.open(file, formats=_FORMATS) as image:
                 _check(file, image)
                 pixels_HWC = np.asarray(_upright_on_white(image))
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+    except (Pillow.DecompressionBombWarning, Pillow.DecompressionBombError):
         raise PictureError(_too_large(file)) from None
     except UnidentifiedImageError:
         raise PictureError(f"{file} is not a PNG, JPEG or WebP picture.") from None
@@ -82,7 +86,7 @@ def read_picture(file: Path) -> Tensor:
     return torch.from_numpy(pixels_HWC.astype(np.float32) / 255).permute(2, 0, 1)[None].contiguous()
 
 
-def _check(file: Path, image: Image) -> None:
+def _check(file: Path, image: Picture) -> None:
     """Refuse a picture by what its header says, before it is decoded."""
     if image.width * image.height > MAX_PIXELS:
         raise PictureError(_too_large(file, f"{image.width} x {image.height} is "))
@@ -92,7 +96,7 @@ def _check(file: Path, image: Image) -> None:
         raise PictureError(f"{file} has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits.")
 
 
-def _upright_on_white(image: Image) -> Image:
+def _upright_on_white(image: Picture) -> Picture:
     from PIL import Image as Pillow
     from PIL import ImageOps
 

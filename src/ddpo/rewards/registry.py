@@ -13,7 +13,7 @@ from ddpo.rewards.clip import clip_score
 from ddpo.rewards.combinators import CombinedReward
 from ddpo.rewards.combining import available_combinators, is_combination, load_combination
 from ddpo.rewards.contract import LoadedReward, NamedReward, Reward
-from ddpo.rewards.custom import check_signature, load_function
+from ddpo.rewards.custom import check_signature, load_function, media_of
 from ddpo.rewards.hpsv2 import hpsv2
 from ddpo.rewards.image_reward import image_reward
 from ddpo.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility
@@ -42,6 +42,8 @@ class Entry:
     """Of the weights and the code that they need; empty where it needs none."""
     weights: str = ""
     """Hub id of the weights, or where else they come from; empty where it needs none."""
+    media: tuple[str, ...] = ("image",)
+    """Names of the media that it can score."""
 
 
 _REGISTRY = {
@@ -189,7 +191,7 @@ def _load_plain(spec: Any) -> NamedReward:
         return _load_name(spec, {})
     function_name = getattr(spec, "__name__", type(spec).__name__)
     check_signature(function_name, spec, {})
-    return NamedReward(function_name, spec, _label(spec, function_name))
+    return NamedReward(function_name, spec, _label(spec, function_name), media_of(function_name, spec))
 
 
 def without_token(spec: str | dict[str, Any]) -> str | dict[str, Any]:
@@ -206,12 +208,13 @@ def _load_name(name: str, options: dict[str, Any]) -> NamedReward:
         return load_remote(options)
     if name.startswith(SCHEMES):
         return load_remote({**options, "url": name})
+    media: tuple[str, ...] | None
     if name in _REGISTRY:
         entry = _REGISTRY[name]
-        function, label = entry.function, entry.label
+        function, label, media = entry.function, entry.label, entry.media
     elif ":" in name:
         function = load_function(name)
-        label = _label(function, name.rpartition(":")[2])
+        label, media = _label(function, name.rpartition(":")[2]), media_of(name, function)
     elif name.endswith(".py"):
         raise RewardError(f"Reward '{name}' is a file: name its function too, '{name}:function'.")
     else:
@@ -223,7 +226,7 @@ def _load_name(name: str, options: dict[str, Any]) -> NamedReward:
             "your own as path/to/file.py:function, or a server as http://host:port."
         )
     check_signature(name, function, options)
-    return NamedReward(name, functools.partial(function, **options) if options else function, label)
+    return NamedReward(name, functools.partial(function, **options) if options else function, label, media)
 
 
 def _label(function: object, name: str) -> str:

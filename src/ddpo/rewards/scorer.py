@@ -1,4 +1,4 @@
-"""Measuring several rewards on the same pictures, of which some may turn out not to fit them."""
+"""Measuring several rewards on the same samples, of which some may turn out not to fit them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ddpo.media import Medium
 from ddpo.rewards.contract import Array, ComponentScores, LoadedReward, combine, score_components
 from ddpo.runtime.errors import RewardError
 
@@ -18,7 +19,7 @@ PartScores = dict[str, dict[str, Array]]
 
 
 class Scorer:
-    """Scores pictures by every reward and by the components of those that are combined.
+    """Scores samples by every reward and by the components of those that are combined.
 
     Of rewards with the same key the first is measured. One that is not required and fails is left out from then on.
     """
@@ -45,20 +46,23 @@ class Scorer:
 
     def score(
         self,
-        images: Tensor,
+        medium: Medium,
+        samples: Tensor,
         prompts: Sequence[str],
         metadata: Sequence[Mapping[str, Any]],
         *,
         first_index: int = 0,
     ) -> PartScores:
-        """Return what the components give a part of the samples, images `(B, 3, H, W)`.
+        """Return what the components give a part of the samples, `(B, ...)` of the medium.
 
         Raises RewardError when a required reward fails.
         """
         scores: PartScores = {}
         for reward in list(self._rewards.values()):
             try:
-                scores[reward.key] = score_components(reward, images, prompts, metadata, first_index=first_index)
+                scores[reward.key] = score_components(
+                    reward, medium, samples, prompts, metadata, first_index=first_index
+                )
             except RewardError as error:
                 self._leave_out(reward, error)
         return scores

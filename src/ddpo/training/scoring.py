@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ddpo.config.tree import ScoringConfig
+from ddpo.media import Image
 from ddpo.prompts import Prompt
 from ddpo.rewards import LoadedReward, score_components
 from ddpo.rewards.contract import Array
@@ -167,7 +168,7 @@ class Scoring(Generic[T]):
     def _outcome(self, part: Part[T]) -> Scores | BaseException:
         texts, metadata = [prompt.text for prompt in part.prompts], [prompt.metadata for prompt in part.prompts]
         try:
-            return score_components(self._reward, part.images, texts, metadata, first_index=part.first)
+            return score_components(self._reward, Image(), part.images, texts, metadata, first_index=part.first)
         except BaseException as error:
             return error
 

@@ -21,6 +21,7 @@ from tiny_clip import save_clip
 from tiny_pipeline import build_pipeline
 from tiny_run import Signalling, by_content, tiny_run
 
+from ddpo.media import Image
 from ddpo.policies.loading import ModelSource, load_pipeline
 from ddpo.prompts import load_prompts
 from ddpo.rewards import load_reward, score
@@ -214,7 +215,7 @@ def reward_weights(canary: Canary, folder: Path) -> Cases:
 
 def _scoring(spec: Any) -> Attempt:
     images, prompts = torch.full((2, 3, 32, 32), 0.5), ["a cat", "a dog"]
-    return lambda: score(load_reward(spec), images, prompts, [{}, {}])
+    return lambda: score(load_reward(spec), Image(), images, prompts, [{}, {}])
 
 
 def server_answers(canary: Canary, folder: Path) -> Cases:

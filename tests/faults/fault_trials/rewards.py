@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ddpo.media import Image
 from ddpo.rewards import load_reward, score
 from ddpo.runtime.errors import RewardError
 from fault_trials.refusals import flaw_of_refusal
@@ -206,7 +207,7 @@ def _vandal(images: Any, prompts: Any, metadata: Any) -> Any:
 def _score(reward: Callable[..., Any], number: int) -> Any:
     images = torch.full((number, 3, 2, 2), 0.5)
     prompts: Sequence[str] = [f"prompt {index}" for index in range(number)]
-    return score(load_reward(reward), images, prompts, [{}] * number, first_index=FIRST)
+    return score(load_reward(reward), Image(), images, prompts, [{}] * number, first_index=FIRST)
 
 
 def _difference(reward: Callable[..., Any], expected: list[float]) -> str | None:

@@ -76,7 +76,7 @@ def load_remote(options: Mapping[str, Any]) -> NamedReward:
     _check_same(links, infos)
     batch = min(settings.batch, *(info.max_items for info in infos))
     function = RemoteReward(links, batch=batch, retries=settings.retries, patience=settings.timeout)
-    return NamedReward(f"remote:{infos[0].reward}", function, infos[0].label)
+    return NamedReward(f"remote:{infos[0].reward}", function, infos[0].label, media=("image",))
 
 
 def _parse(options: Mapping[str, Any]) -> RemoteOptions:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ddpo.media import Image
 from ddpo.rewards import NamedReward, score
 from ddpo.rewards.server.limits import Limits
 from ddpo.runtime.errors import RewardError
@@ -121,6 +122,7 @@ def outcomes_of(reward: NamedReward, samples: Sequence[Sample]) -> list[Outcome]
     try:
         scores = score(
             reward,
+            Image(),
             as_images([sample.pixels for sample in samples]),
             [sample.prompt for sample in samples],
             [sample.metadata for sample in samples],
