@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,13 @@ from tiny_pipeline import build_pipeline
 from torch import Tensor, nn
 
 from ddpo.config import TrainConfig, parse_config
-from ddpo.core.forward_process import NoiseSchedule
-from ddpo.core.kernel import Gaussian, Sampler
-from ddpo.core.trajectory import Conditioning
+from ddpo.core.conditioning import Conditioning
+from ddpo.core.forward_process import VariancePreserving
+from ddpo.core.kernel import Kernel, ddim
+from ddpo.core.prompt import Prompt
+from ddpo.media import Image
+from ddpo.policies import NetworkPolicy
+from ddpo.policies.schedule import read_schedule
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -69,38 +73,27 @@ class ConvNet(nn.Module):
         return out * conditioning["scale"][:, None, None, None] if "scale" in conditioning else out
 
 
-class ConvPolicy:
+class ConvPolicy(NetworkPolicy):
     """A `Policy` over a `ConvNet`; it counts the rows of every pass so that tests can see the batch sizes."""
 
+    medium = Image()
+
     def __init__(
-        self, schedule: NoiseSchedule, sampler: Sampler, sample_shape: tuple[int, ...] = (3, 8, 8), seed: int = 0
+        self, schedule: VariancePreserving, kernel: Kernel, sample_shape: tuple[int, ...] = (3, 8, 8), seed: int = 0
     ) -> None:
-        self.schedule = schedule
-        self.sampler = sampler
-        self.sample_shape = sample_shape
-        self.device = torch.device("cpu")
-        self.network = ConvNet(sample_shape[0], seed)
+        super().__init__(ConvNet(sample_shape[0], seed), kernel, schedule, sample_shape)
         self.rows_seen: list[int] = []
 
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        return {"scale": torch.tensor([1 + len(prompt) / 10 for prompt in prompts])}
+    def encode(self, prompts: Sequence[Prompt]) -> Conditioning:
+        return Conditioning.of(scale=torch.tensor([1 + len(prompt.text) / 10 for prompt in prompts]))
 
-    def predict(self, x: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, x: Tensor, time_B: Tensor, conditioning: Conditioning, *, guided: bool) -> Tensor:
         self.rows_seen.append(len(x))
-        prediction: Tensor = self.network(x, timestep_B, conditioning)
+        prediction: Tensor = self.network(x, time_B, conditioning)
         return prediction
 
-    def step(self, x: Tensor, step_B: Tensor, conditioning: Conditioning) -> Gaussian:
-        return self.sampler.gaussian(x, self.predict(x, self.sampler.timestep(step_B), conditioning), step_B)
-
-    def decode(self, samples: Tensor) -> Tensor:
-        return (samples / 2 + 0.5).clamp(0, 1)
-
-    def parameters(self) -> Iterable[nn.Parameter]:
-        return self.network.parameters()
-
-    def save(self, folder: Path) -> None:
-        raise NotImplementedError
+    def decode(self, x_0: Tensor) -> Tensor:
+        return (x_0 / 2 + 0.5).clamp(0, 1)
 
 
 @pytest.fixture(scope="session")
@@ -108,8 +101,8 @@ def conv_policy() -> Callable[..., ConvPolicy]:
     """Build a `ConvPolicy` with `steps` denoising steps on a scheduler configuration."""
 
     def build(config: dict[str, Any], *, steps: int, eta: float = 1.0, seed: int = 0) -> ConvPolicy:
-        schedule = NoiseSchedule.from_config(config)
-        return ConvPolicy(schedule, Sampler.create(schedule, "ddim", steps, eta), seed=seed)
+        schedule = read_schedule(config)
+        return ConvPolicy(schedule, ddim(schedule, steps, eta), seed=seed)
 
     return build
 

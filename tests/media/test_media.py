@@ -10,7 +10,6 @@ from ddpo.media import Array, Image
 from ddpo.media.array import SIDE
 from ddpo.media.diversity import diversity
 from ddpo.media.image import to_uint8
-from ddpo.runtime.errors import ConfigError
 
 
 def test_pictures_are_shown_and_measured_as_their_files():
@@ -65,7 +64,7 @@ def test_a_point_stands_where_its_numbers_say_on_axes_that_all_share():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ConfigError, match=r"limits of an array's plots are \(1, 1\)"):
+    with pytest.raises(ValueError, match=r"limits of an array's plots are \(1, 1\)"):
         Array((1, 1))
     with pytest.raises(ValueError, match="the array holds NaN"):
         Array().thumbnails(torch.tensor([[0.0, torch.inf]]))

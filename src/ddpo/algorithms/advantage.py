@@ -1,4 +1,4 @@
-"""How rewards become advantages (paper F.3): one section of the configuration, by name or by the user's own function."""
+"""How rewards become advantages (paper F.3): a section of the configuration, by name or by a function of the user's."""
 
 from __future__ import annotations
 

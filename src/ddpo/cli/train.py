@@ -73,7 +73,7 @@ def _print_result(result: TrainResult) -> None:
     from rich.table import Table
 
     console, folder = Console(soft_wrap=True), result.folder
-    number = len(result.before.pixels)
+    number = len(result.before)
     table = Table("", "before", "after", "change", title=f"{number} fixed samples, same prompts and seeds")
     for name, label in result.labels.items():
         before, after = result.before.means[name], result.after.means[name]

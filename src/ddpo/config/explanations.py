@@ -65,6 +65,7 @@ def explain(error: ValidationError, section: type[BaseModel], prefix: Sequence[s
 
 
 def words_of(problem: Any) -> str:
+    """Return what is wrong, in words to stand behind the key."""
     kind = problem["type"]
     words = WORDS.get(kind) or WORDS.get(kind.partition("_")[0])
     return problem["msg"] if words is None else words(problem.get("ctx", {}))

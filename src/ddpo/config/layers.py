@@ -58,7 +58,7 @@ def read_levels(name: str) -> list[Level]:
         seen.add(wanted)
         tree = _read(wanted, shared=bool(levels))
         below = tree.pop("extends", None)
-        levels.insert(0, _level(tree))
+        levels.insert(0, level_of(tree))
         wanted = None if below is None else _beside(wanted, below)
     return levels
 
@@ -108,7 +108,8 @@ def _merge(tree: dict[str, Any], over: Mapping[str, Any]) -> None:
         _merge(former, value)
 
 
-def _level(tree: dict[str, Any]) -> Level:
+def level_of(tree: dict[str, Any]) -> Level:
+    """Return a level of a file's tree."""
     algorithms = tree.pop("algorithms", None) or {}
     if not isinstance(algorithms, dict) or not all(isinstance(part, dict | None) for part in algorithms.values()):
         raise ConfigError("algorithms: must hold names of algorithms, and settings as keys and values under each.")

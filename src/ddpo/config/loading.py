@@ -13,6 +13,7 @@ from ddpo.config.layers import (
     SECTIONS_WITH_NAME,
     algorithm_of,
     compose,
+    level_of,
     name_of,
     read_levels,
     shortened,
@@ -21,46 +22,94 @@ from ddpo.config.reading import read_yaml
 from ddpo.config.tree import TrainConfig
 from ddpo.config.validation import parse_config
 from ddpo.rewards import names_rewards
-from ddpo.runtime.errors import ConfigError
+from ddpo.runtime.errors import ConfigError, ModelError
+from ddpo.runtime.plugins import load_object
 
 DEFAULT_RECIPE = "emoji-compressibility"
 """What `ddpo train` runs when given nothing."""
 _ALGORITHM_KEYS = ("algorithm", "algorithm.name")
 """Overrides that name the algorithm."""
+_WHOLE = ("reward", "prompts", "policy", "callbacks")
+"""Settings whose mappings are values of their own, not sections with keys to change."""
 
 
-def load_config(source: str | Path | None = None, overrides: Sequence[str] = ()) -> TrainConfig:
+def load_config(
+    source: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+) -> TrainConfig:
     """Return the configuration of a recipe's name or a YAML file, with `key.path=value` overrides on top.
 
     Naming another algorithm, reward, prompt source or model (`algorithm.name=ddpo-sf`, or `algorithm=ddpo-sf` for
     short) drops the section's other settings, which belong to the former name. A file may build on another recipe
     (`extends: NAME`) and say what an algorithm brings along when it is the one that runs (`algorithms: {NAME: ...}`).
+    `settings` are more overrides, by key, as plain values; a mapping changes what it holds of a section. Without a
+    source the default recipe is meant, but where a policy of the user's own is named, or `defaults` are given, those
+    settings (`defaults` of the policy) on top of the built-in ones.
 
     Raises:
         ConfigError: no such recipe or file, malformed YAML or override, or a configuration that cannot run.
     """
-    name = str(source) if source is not None else DEFAULT_RECIPE
-    levels = read_levels(name)
+    changes = [*map(_split, overrides), *_flat(settings or {})]
+    if source is None and defaults is None:
+        defaults = _defaults_of_policy(changes)
+    if defaults is None:
+        name = str(source) if source is not None else DEFAULT_RECIPE
+        levels, stem = read_levels(name), Path(name).stem
+    else:
+        levels, stem = [level_of(dict(defaults))], "run"
     own = algorithm_of(levels)
     recipe = compose(levels, own)
-    tree = compose(levels, _named_algorithm(overrides) or own)
-    for override in _without_superseded(overrides):
-        _apply(tree, override)
+    tree = compose(levels, _named_algorithm(changes) or own)
+    for keys, value in _without_superseded(changes):
+        _apply(tree, keys, value)
     if tree.get("name") is None:
-        tree["name"] = _run_name(Path(name).stem, recipe, tree)
+        tree["name"] = _run_name(stem, recipe, tree)
     return parse_config(shortened(tree))
 
 
-def _named_algorithm(overrides: Sequence[str]) -> str | None:
-    """Return the algorithm that the overrides name last, if any."""
-    names = [name_of(value) for key, value in map(_split, overrides) if key in _ALGORITHM_KEYS]
+def with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
+    """Return a configuration with other settings, by key; a mapping changes what it holds of a section.
+
+    Raises:
+        ConfigError: an unknown key, a wrong value, or a configuration that cannot run.
+    """
+    tree = config.model_dump()
+    tree["algorithm"] = config.algorithm.model_dump()
+    for keys, value in _flat(settings):
+        _apply(tree, keys, value)
+    return parse_config(tree)
+
+
+def _defaults_of_policy(changes: Sequence[tuple[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the settings that a policy of the user's own brings along; None where there is no such policy."""
+    names = [name_of(value) for keys, value in changes if keys in ("policy", "policy.name")]
+    name = next((name for name in reversed(names) if name is not None), None)
+    return None if name is None else getattr(load_object(name, "policy", ModelError), "defaults", {})
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Return settings by dotted key; what has a name, or is no section, is one value."""
+    rows: list[tuple[str, Any]] = []
+    for key, value in settings.items():
+        path = f"{prefix}{key}"
+        whole = not isinstance(value, Mapping) or "name" in value or path in _WHOLE
+        rows += [(path, value)] if whole else _flat(value, f"{path}.")
+    return rows
+
+
+def _named_algorithm(changes: Sequence[tuple[str, Any]]) -> str | None:
+    """Return the algorithm that is named last, if any is."""
+    names = [name_of(value) for key, value in changes if key in _ALGORITHM_KEYS]
     return next((name for name in reversed(names) if name is not None), None)
 
 
-def _without_superseded(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides without those that name an algorithm before another one does."""
-    naming = [place for place, override in enumerate(overrides) if _split(override)[0] in _ALGORITHM_KEYS]
-    return [override for place, override in enumerate(overrides) if place not in naming[:-1]]
+def _without_superseded(changes: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Return the changes without those that name an algorithm before another one does."""
+    naming = [place for place, (key, _) in enumerate(changes) if key in _ALGORITHM_KEYS]
+    return [change for place, change in enumerate(changes) if place not in naming[:-1]]
 
 
 def _run_name(recipe_name: str, recipe: Mapping[str, Any], tree: Mapping[str, Any]) -> str:
@@ -87,7 +136,7 @@ def _last_part(reward: str) -> str:
 def _split(override: str) -> tuple[str, Any]:
     """Return key path and value of `key.path=value`; what is not YAML is text."""
     path, separator, text = override.partition("=")
-    if not separator:
+    if not separator or not all(path.strip().split(".")):
         raise ConfigError(f"'{override}' is not of the form key=value, such as learning_rate=3e-4.")
     try:
         return path.strip(), read_yaml(text)
@@ -95,12 +144,9 @@ def _split(override: str) -> tuple[str, Any]:
         return path.strip(), text
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
-    """Set one `key.path=value` in the tree."""
-    path, value = _split(override)
+def _apply(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Set one value in the tree by its dotted key."""
     keys = path.split(".")
-    if not all(keys):
-        raise ConfigError(f"'{override}' is not of the form key=value, such as learning_rate=3e-4.")
     section = keys[0]
     if section in SECTIONS_WITH_NAME:
         if isinstance(tree.get(section), str):

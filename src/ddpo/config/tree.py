@@ -20,7 +20,6 @@ from ddpo.policies.lora import LoRA
 from ddpo.runtime.errors import nearest
 from ddpo.runtime.plugins import is_plugin
 
-
 SAMPLERS = ("ddim", "ancestral")
 
 

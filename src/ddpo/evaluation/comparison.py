@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -194,7 +194,8 @@ def _measure(
     scores_PN = {key: values.reshape(number, seeds) for key, values in score_S.items()}
     if seeds == 1:
         return Measured(scores_PN, None)
-    of_prompt = torch.cat(samples).split(seeds)
+    drawn_S = torch.cat(samples)
+    of_prompt = [drawn_S[start : start + seeds] for start in range(0, len(drawn_S), seeds)]
     return Measured(scores_PN, np.array([policy.medium.diversity(drawn) for drawn in of_prompt], dtype=np.float64))
 
 

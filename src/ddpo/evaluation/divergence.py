@@ -28,8 +28,6 @@ def kl_to_base(policy: Policy, trajectory: Trajectory, *, batch_size: int) -> Te
         for start in range(0, B, batch_size):
             sample_N = torch.arange(start, min(start + batch_size, B), device=device)
             for index in range(L):
-                pairs = Pairs(
-                    trajectory, sample_N, torch.full_like(sample_N, index), no_advantage_B, rows=batch_size
-                )
+                pairs = Pairs(trajectory, sample_N, torch.full_like(sample_N, index), no_advantage_B, rows=batch_size)
                 kl_B[start : start + batch_size] += replay(policy, pairs).kl_N.double().cpu()
     return kl_B

@@ -56,7 +56,7 @@ def load_policy(
         return _own(spec, settings, weights)
     if pipeline is not None:
         return from_pipeline(pipeline, settings)
-    return StableDiffusionPolicy.load(config.model, settings, weights)
+    return StableDiffusionPolicy.from_source(config.model, settings, weights)
 
 
 def policy_settings(config: TrainConfig, device: torch.device, *, sampling_only: bool = False) -> PolicySettings:

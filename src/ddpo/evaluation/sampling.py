@@ -20,8 +20,7 @@ from ddpo.policies.loading import EMBEDDED
 from ddpo.report.grid import draw_grid
 from ddpo.runs.checkpoints import STATE, Checkpoint
 from ddpo.runs.folder import RunFolder, picture_file
-from ddpo.runtime.errors import RunFolderError
-from ddpo.runtime.errors import ModelError
+from ddpo.runtime.errors import ModelError, RunFolderError
 from ddpo.runtime.files import expanded, write_atomically
 from ddpo.runtime.processes import Runtime
 
@@ -95,7 +94,9 @@ def draw_to_files(
     if pixels is None:
         raise ModelError("These samples cannot be drawn; give --output FILE.npy to have them as numbers.")
     if output.suffix.lower() == ".png" and len(texts) > 1:
-        draw_grid(pixels, [f"{text}, seed {s}" if text else f"seed {s}" for text, s in zip(texts, seeds, strict=True)], output)
+        draw_grid(
+            pixels, [f"{text}, seed {s}" if text else f"seed {s}" for text, s in zip(texts, seeds, strict=True)], output
+        )
         return [output]
     if output.suffix.lower() == ".png":
         files = [output]

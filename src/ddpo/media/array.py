@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddpo.media.diversity import mean_difference
-from ddpo.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -38,10 +37,10 @@ class Array:
     def __init__(self, limits: tuple[float, float] | None = None) -> None:
         """`limits` are the lowest and highest value of the plots' axes; None: round ones around all values of a call.
 
-        Raises ConfigError unless the first is below the second.
+        Raises ValueError unless the first is below the second.
         """
         if limits is not None and not limits[0] < limits[1]:
-            raise ConfigError(f"The limits of an array's plots are {limits}: the first must be below the second.")
+            raise ValueError(f"The limits of an array's plots are {limits}: the first must be below the second.")
         self._limits = limits
 
     def as_seen(self, samples: Tensor) -> Tensor:

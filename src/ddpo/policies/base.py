@@ -98,7 +98,9 @@ class NetworkPolicy:
         try:
             self.network.load_state_dict(load_file(folder / FILE))
         except (OSError, RuntimeError) as error:
-            raise ModelError(f"model: {folder / FILE} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+            raise ModelError(
+                f"model: {folder / FILE} cannot be loaded: {' '.join(str(error).split())[:300]}"
+            ) from error
 
 
 def copied(parameters: Iterable[nn.Parameter]) -> list[Tensor]:

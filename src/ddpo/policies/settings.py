@@ -15,11 +15,15 @@ Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+PAPER_KERNEL: KernelFactory = partial(ddim, steps=50)
+"""The paper's 50 steps (F.6)."""
+
+
 @dataclass(frozen=True)
 class PolicySettings:
     """What a policy is made with, besides the model."""
 
-    kernel: KernelFactory = partial(ddim, steps=50)
+    kernel: KernelFactory = PAPER_KERNEL
     """Makes the kernel on the model's noise schedule."""
     guidance_scale: float = 5.0
     """w of eq. 5; 1 switches guidance off."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from ddpo.core.conditioning import Conditioning
 from ddpo.core.prompt import Prompt
 from ddpo.media.image import Image
+from ddpo.media.medium import Medium
 from ddpo.policies.base import NetworkPolicy
 from ddpo.policies.embeddings import EmbeddingCache
 from ddpo.policies.loading import ModelSource, load_pipeline
@@ -34,7 +35,7 @@ class StableDiffusionPolicy(NetworkPolicy):
     schedulers whose schedules `ddpo` reads.
     """
 
-    medium = Image()
+    medium: Medium = Image()
 
     def __init__(self, pipeline: Any, settings: PolicySettings) -> None:
         """Take over a loaded pipeline; freezes everything but the weights to be trained.
@@ -66,7 +67,9 @@ class StableDiffusionPolicy(NetworkPolicy):
         self.trains_guidance = settings.cfg_training
 
     @classmethod
-    def load(cls, source: ModelSource, settings: PolicySettings, weights: Path | None = None) -> StableDiffusionPolicy:
+    def from_source(
+        cls, source: ModelSource, settings: PolicySettings, weights: Path | None = None
+    ) -> StableDiffusionPolicy:
         """Load a pipeline folder or hub id; `weights` is a `model/` folder written by `save`, put on top.
 
         Raises:
@@ -176,7 +179,7 @@ class StableDiffusionPolicy(NetworkPolicy):
             )
 
     def predict(self, x: Tensor, time_B: Tensor, conditioning: Conditioning, *, guided: bool) -> Tensor:
-        """Return the prediction at latents `x` `(B, C, H, W)`, float32; guided: w eps(x, c) + (1 - w) eps(x) (eq. 5)."""
+        """Return the prediction at latents `x` `(B, C, H, W)`, float32; guided w eps(x, c) + (1 - w) eps(x) (eq. 5)."""
         if not (guided and self._guided):
             return self._forward(x, time_B, conditioning["prompt"])
         unconditional, conditional = self._forward(

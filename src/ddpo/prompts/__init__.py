@@ -3,12 +3,12 @@
 Importing this package does not import torch.
 """
 
+from ddpo.core.prompt import Prompt
 from ddpo.prompts.animals import ACTIVITIES, HARD_ANIMALS, SIMPLE_ANIMALS, with_article
 from ddpo.prompts.counting import plural
 from ddpo.prompts.files import from_file, from_list
 from ddpo.prompts.objects import EVERYDAY_OBJECTS
 from ddpo.prompts.registry import PromptSpec, available_prompts, load_prompts
-from ddpo.core.prompt import Prompt
 from ddpo.prompts.source import PromptSource
 
 __all__ = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from ddpo.prompts.animals import SIMPLE_ANIMALS
 from ddpo.core.prompt import Prompt
+from ddpo.prompts.animals import SIMPLE_ANIMALS
 from ddpo.prompts.source import PromptSource
 from ddpo.runtime.errors import PromptError
 from ddpo.runtime.number_words import NUMBER_WORDS

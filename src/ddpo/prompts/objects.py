@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ddpo.prompts.animals import with_article
 from ddpo.core.prompt import Prompt
+from ddpo.prompts.animals import with_article
 from ddpo.prompts.source import PromptSource
 
 EVERYDAY_OBJECTS = (

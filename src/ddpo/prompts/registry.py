@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ddpo.core.prompt import Prompt
 from ddpo.prompts.animals import activities, hard_animals, imagenet_animals, simple_animals
 from ddpo.prompts.counting import counting
 from ddpo.prompts.files import from_file, from_function, from_list, no_prompts
 from ddpo.prompts.objects import everyday_objects
-from ddpo.core.prompt import Prompt
 from ddpo.prompts.source import PromptSource
 from ddpo.runtime.errors import PromptError, nearest
 from ddpo.runtime.files import expanded, is_file, is_folder
@@ -37,7 +37,9 @@ _REGISTRY: dict[str, tuple[Callable[..., PromptSource], str]] = {
 }
 
 
-PromptSpec = str | Path | PromptSource | Sequence[str | Mapping[str, Any] | Prompt] | Mapping[str, Any] | Callable[..., Any]
+PromptSpec = (
+    str | Path | PromptSource | Sequence[str | Mapping[str, Any] | Prompt] | Mapping[str, Any] | Callable[..., Any]
+)
 """Anything that stands for prompts in a configuration or in Python."""
 
 

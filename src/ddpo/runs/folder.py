@@ -124,11 +124,6 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
-    def scratch(self) -> Path:
-        """Samples of an iteration that memory does not hold; gone when the run ends."""
-        return self.path / "scratch"
-
-    @property
     def lock_file(self) -> Path:
         """Locked by the process that writes the folder, which it names."""
         return self.path / ".lock"
@@ -205,8 +200,7 @@ class RunFolder:
         """Remove what a run that was killed had begun to write."""
         for path in self.path.rglob(".*.tmp"):
             path.unlink()
-        for folder in (self.scratch, self.model.with_name(f".{self.model.name}.partial")):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.model.with_name(f".{self.model.name}.partial"), ignore_errors=True)
 
     def check_abandoned(self, name: str) -> None:
         """Look at whether a run called `name` that left neither a checkpoint nor a model is all there is in the folder.
@@ -215,7 +209,7 @@ class RunFolder:
             RunFolderError: no run has begun in it, or there is something else.
         """
         written = (self.config, self.metrics, self.curve, self.before_after, self.report)
-        folders = (self.samples, self.scratch, self.checkpoints, self.path / name)  # a tracker's is called as the run
+        folders = (self.samples, self.checkpoints, self.path / name)  # a tracker's is called as the run
         own = {self.lock_file, *written, *folders}
         paths = [path for path in self.path.iterdir() if path not in own and path.suffix not in (".partial", ".tmp")]
         others = sorted(path.name for path in paths)

@@ -64,7 +64,7 @@ class Runtime:
         """Whether this process writes the run folder."""
         return bool(self._accelerator.is_main_process)
 
-    def share(self, number: int, what: str = "samples_per_iteration") -> range:
+    def shard(self, number: int, what: str = "samples_per_iteration") -> range:
         """Return the indices of this process's part of `number` samples; the parts are equal. Errors begin with `what`.
 
         Raises:

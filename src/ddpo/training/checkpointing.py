@@ -1,4 +1,8 @@
-"""Saving a run so that it goes on as if nothing had happened: all processes write, the main one completes."""
+"""Saving a run so that it goes on as if nothing had happened: all processes write, the main one completes.
+
+Prompts, noise, timesteps and orders come from seeds derived from the run's seed, the iteration and the sample
+(`core/randomness.py`), so no generator's state is kept.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,14 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 
 from ddpo.config import TrainConfig
-from ddpo.policies.parameters import save_parameters
+from ddpo.policies.parameters import load_training, save_parameters
 from ddpo.runs.checkpoints import Checkpoint, Checkpoints, checkpoint_name
 from ddpo.runtime.errors import CheckpointError, DDPOError
-from ddpo.training.experience import Metrics
+from ddpo.training.iteration import Metrics
 from ddpo.training.trainer import Trainer
-from ddpo.training.training_state import restore, save_samples, state_of
 
 T = TypeVar("T")
-FORMAT = 1
+FORMAT = 2
 """Version of what a checkpoint holds."""
 _PACKAGES = ("ddpo", "torch", "diffusers", "transformers", "peft", "numpy")
 
@@ -42,14 +45,14 @@ class Checkpointer:
         Raises:
             CheckpointError: it cannot be written, in any process; the checkpoints before it are whole.
         """
-        trainer, unfinished = self._trainer, self._trainer.experience is not None
+        trainer, unfinished = self._trainer, self._trainer.iteration is not None
         name = checkpoint_name(trainer.finished + unfinished, unfinished=unfinished)
         self.best = self.best if best is None else best
         partial = self._together(name, lambda: self._checkpoints.begin(name) if trainer.runtime.is_main else None)[0]
         assert partial is not None
-        records = self._together(name, lambda: save_samples(trainer, partial))
+        records = self._together(name, lambda: _save_samples(trainer, partial))
         state = {
-            **state_of(trainer, records),
+            **_state_of(trainer, records),
             "format": FORMAT,
             "config": self._config.model_dump(mode="json"),
             "versions": versions(),
@@ -64,14 +67,14 @@ class Checkpointer:
 
     def _complete(self, partial: Path, state: Mapping[str, Any], is_best: bool) -> None:
         """Write what all processes share and make the checkpoint of it."""
-        save_parameters(self._trainer.updater.parameters, self._trainer.updater.optimizer, partial)
+        save_parameters(self._trainer.parameters, self._trainer.optimizer, partial)
         checkpoint = self._checkpoints.finish(partial, state)
         if is_best:
             self._checkpoints.mark_best(checkpoint)
         self._checkpoints.prune(self._config.keep_last, checkpoint)
 
     def _together(self, name: str, work: Callable[[], T]) -> list[T]:
-        """Return what `work` gives in every process.
+        """Return what `work` gives in every process. TypeError is an algorithm's state that JSON does not hold.
 
         Raises:
             CheckpointError: it failed in one of them.
@@ -80,10 +83,15 @@ class Checkpointer:
         problem = ""
         try:
             results.append(work())
-        except (OSError, SafetensorError, CheckpointError) as error:
+        except (
+            OSError,
+            SafetensorError,
+            CheckpointError,
+            TypeError,
+        ) as error:
             problem = getattr(error, "strerror", None) or str(error)
-        said = self._trainer.runtime.gather([(results, problem)])
-        for _, message in said:
+        outcomes = self._trainer.runtime.gather([(results, problem)])
+        for _, message in outcomes:
             if message:
                 if self._trainer.runtime.is_main:
                     self._checkpoints.discard(name)
@@ -93,9 +101,9 @@ class Checkpointer:
                     f"The checkpoint {name} cannot be written into {self._checkpoints.folder} ({message}); {last}. "
                     "Make room or give the right to write, then go on with `ddpo resume`."
                 )
-        return [result for own, _ in said for result in own]
+        return [result for own, _ in outcomes for result in own]
 
-    def restore(self, checkpoint: Checkpoint, state: Mapping[str, Any], scratch: Path) -> Metrics | None:
+    def restore(self, checkpoint: Checkpoint, state: Mapping[str, Any]) -> Metrics | None:
         """Put a checkpoint into the fresh trainer; return metrics of its last iteration that stand in no file yet.
 
         Raises:
@@ -107,7 +115,7 @@ class Checkpointer:
                     f"{checkpoint.folder} has format {state['format']}, this ddpo reads {FORMAT}; go on with the ddpo "
                     f"that wrote it ({state['versions']['ddpo']})."
                 )
-            restore(self._trainer, checkpoint.folder, state, scratch)
+            _restore(self._trainer, checkpoint.folder, state)
             self.best = state["best"]
             unrecorded: Metrics | None = state["unrecorded"]
             return unrecorded
@@ -127,3 +135,57 @@ def other_versions(state: Mapping[str, Any]) -> str:
     now, then = versions(), state.get("versions", {})
     differ = [f"{name} {then[name]} -> {now[name]}" for name in now if name in then and then[name] != now[name]]
     return ", ".join(differ)
+
+
+def _save_samples(trainer: Trainer, folder: Path) -> dict[str, Any] | None:
+    """Write this process's part of the iteration in the making; return the rest of it, None if there is none."""
+    if trainer.iteration is None:
+        return None
+    return trainer.iteration.save(folder / _samples_of(trainer.iteration.first))
+
+
+def _state_of(trainer: Trainer, unfinished: list[dict[str, Any] | None]) -> dict[str, Any]:
+    """Return all else as plain values; `unfinished` is what `_save_samples` returned in each process."""
+    return {
+        "iteration": trainer.finished,
+        "algorithm": trainer.state,
+        "algorithm_before": trainer.state_before if trainer.iteration else None,
+        "loss_scale": trainer.runtime.loss_scale,
+        "batch_size": trainer.coordinator.batch_size,
+        "unfinished": None if unfinished[0] is None else unfinished,
+    }
+
+
+def _restore(trainer: Trainer, folder: Path, state: Mapping[str, Any]) -> None:
+    """Put a checkpoint's tensors and plain values into a fresh trainer.
+
+    Raises:
+        CheckpointError: it was written by another model, or in the middle of an iteration by another number of
+            processes.
+    """
+    load_training(trainer.parameters, trainer.optimizer, folder)
+    trainer.state = state["algorithm"]
+    trainer.runtime.loss_scale = state["loss_scale"]
+    trainer.coordinator.batch_size = min(trainer.coordinator.batch_size, state["batch_size"])
+    trainer.finished = state["iteration"]
+    if state["unfinished"] is None:
+        return
+    trainer.state_before = state["algorithm_before"]
+    records = state["unfinished"]
+    if len(records) != trainer.runtime.processes:
+        raise CheckpointError(
+            f"{folder} was written in the middle of an iteration by {len(records)} processes, not "
+            f"{trainer.runtime.processes}; go on with {len(records)}, or with --checkpoint from one whose name does "
+            "not end in -unfinished."
+        )
+    iteration = trainer.begin(trainer.finished + 1)
+    record = records[iteration.first // max(1, len(iteration.prompts))]
+    iteration.restore(
+        folder / _samples_of(iteration.first), record, trainer.policy, needs_steps=trainer.algorithm.needs_steps
+    )
+    trainer.iteration = iteration
+
+
+def _samples_of(first: int) -> str:
+    """Return the folder of the samples of the process whose first one has this index."""
+    return f"samples-from-{first:06d}"

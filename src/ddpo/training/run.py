@@ -2,47 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from ddpo.algorithms import Algorithm
 from ddpo.config import TrainConfig, changes, check_changes, load_config
-from ddpo.evaluation.divergence import BaseParameters
 from ddpo.evaluation.fixed_samples import Evaluation, Evaluator
-from ddpo.evaluation.sampling import load_policy
-from ddpo.prompts import PromptSource, load_prompts
-from ddpo.report.progress import Display, QuietDisplay
-from ddpo.rewards import RewardSpec, load_reward, repeatable_spec, without_token
+from ddpo.evaluation.loading import PolicySpec, load_policy
+from ddpo.media import Image
+from ddpo.prompts import PromptSpec, load_prompts
+from ddpo.report.progress import Display, QuietDisplay, make_display
+from ddpo.rewards import LoadedReward, RewardSpec, check_media, load_reward
 from ddpo.runs.checkpoints import Checkpoint, Checkpoints
 from ddpo.runs.folder import RUNS, RunFolder
-from ddpo.runtime.errors import ConfigError
+from ddpo.runtime.errors import ConfigError, ModelError, RewardError
+from ddpo.runtime.logs import shown_by
+from ddpo.runtime.plugins import load_object
 from ddpo.runtime.processes import Runtime
 from ddpo.runtime.signals import StopRequest
+from ddpo.training.callbacks import Callback
 from ddpo.training.checkpointing import other_versions
+from ddpo.training.given import Given, repeatable, sort_out
 from ddpo.training.run_loop import RunLoop, TrainResult
 from ddpo.training.trainer import Trainer
 
+log = logging.getLogger(__name__)
+
 
 def train(
-    config: TrainConfig,
+    config: TrainConfig | str | Path | None = None,
     *,
+    model: Any = None,
+    policy: PolicySpec | None = None,
+    prompts: PromptSpec | None = None,
     reward: RewardSpec | None = None,
-    prompts: PromptSource | None = None,
+    algorithm: Algorithm | str | Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback | str | Mapping[str, Any]] = (),
+    quiet: bool = False,
     display: Display | None = None,
+    **settings: Any,
 ) -> TrainResult:
-    """Run the training that `config` describes and return what it left behind.
+    """Run a training and return what it left behind.
 
-    `reward` and `prompts` may be Python objects instead of names in the configuration. What a user can get wrong
-    is looked at before the model is loaded. Ctrl-C, SIGTERM and SIGUSR1 save and end the run, which `resume` continues;
-    a second one ends it at once.
+        ddpo.train(model=pipeline, prompts=["a cat", "a dog"], reward=redness, iterations=20)
+
+    `config` is a configuration, a recipe's name or a YAML file; without it, the default recipe, or, with a policy or
+    pipeline of your own, the built-in defaults. All else may be a name as in a configuration or what you have in your
+    hands: `model` a diffusers pipeline, `policy` an object or a class, `prompts` a list or a function, `reward` and
+    `callbacks` functions. `settings` are keys of the configuration: `iterations=20, sampler={"steps": 10}`.
+
+    What a user can get wrong is looked at before the model is loaded. Progress is shown unless `quiet`. Ctrl-C, SIGTERM
+    and SIGUSR1 save and end the run, which `resume` continues; a second one ends it at once.
 
     Raises:
         DDPOError: anything the user can cause; its message says what, where and what to do.
         Interrupted: the run was told to stop before its first iteration.
     """
-    RunFolder.check(config.output)
-    return _Start(config, reward, prompts, display).run()
+    given: dict[str, Any] = {"model": model, "policy": policy, "prompts": prompts, "reward": reward}
+    whole, objects = sort_out(config, settings, **given, algorithm=algorithm, callbacks=callbacks)
+    RunFolder.check(whole.output)
+    return _Start(whole, objects, display or make_display(quiet)).run()
 
 
 def resume(
@@ -52,15 +74,18 @@ def resume(
     config: TrainConfig | None = None,
     checkpoint: str | None = None,
     allow_config_change: bool = False,
+    model: Any = None,
+    policy: PolicySpec | None = None,
+    prompts: PromptSpec | None = None,
     reward: RewardSpec | None = None,
-    prompts: PromptSource | None = None,
+    callbacks: Sequence[Callback | str | Mapping[str, Any]] = (),
+    quiet: bool = False,
     display: Display | None = None,
 ) -> TrainResult:
     """Go on with a run from its latest checkpoint, or `checkpoint`, as if it had never ended.
 
     On a CPU the weights become those of the run that was not interrupted, bit for bit. `overrides` (`iterations=200`)
-    change its configuration; or `config` takes its place. A `reward` or `prompts` that were Python objects are given
-    again.
+    change its configuration; or `config` takes its place. What was a Python object is given again.
 
     Raises:
         DDPOError: there is no whole checkpoint, another process is at work on the run, or a setting was changed that
@@ -69,16 +94,17 @@ def resume(
     """
     folder = RunFolder.open(Path(path))
     config = config or load_config(folder.config, overrides)
+    given: dict[str, Any] = {"model": model, "policy": policy, "prompts": prompts, "reward": reward}
+    config, objects = sort_out(config, {}, **given, callbacks=callbacks)
     checkpoints = Checkpoints(folder.checkpoints)
     checkpoints.put_back()
     found = checkpoints.get(checkpoint)
-    return _Start(config.model_copy(update={"output": folder.path}), reward, prompts, display).run(
-        found, allow_config_change
-    )
+    start = _Start(config.model_copy(update={"output": folder.path}), objects, display or make_display(quiet))
+    return start.run(found, allow_config_change)
 
 
 def train_or_resume(
-    config: TrainConfig, *, allow_config_change: bool = False, display: Display | None = None
+    config: TrainConfig, *, allow_config_change: bool = False, quiet: bool = False, display: Display | None = None
 ) -> TrainResult:
     """Begin the run, or go on with it if `config.output` (default: `runs/NAME`) holds it: the same call every time.
 
@@ -86,6 +112,7 @@ def train_or_resume(
 
     Raises as `train` and `resume` do.
     """
+    display = display or make_display(quiet)
     folder = RunFolder(config.output or RUNS / (config.name or "run"))
     config = config.model_copy(update={"output": folder.path})
     if not folder.config.is_file():
@@ -94,20 +121,24 @@ def train_or_resume(
     checkpoints.put_back()
     if not checkpoints.all() and not folder.model.exists():
         folder.check_abandoned(config.name or "run")
-        return _Start(config, None, None, display).run(begin_again=True)
+        return _Start(config, Given(), display).run(begin_again=True)
     return resume(folder.path, config=config, allow_config_change=allow_config_change, display=display)
 
 
 class _Start:
     """Checks and loads what a run needs, in the order in which mistakes are cheapest."""
 
-    def __init__(
-        self, config: TrainConfig, reward: RewardSpec | None, prompts: PromptSource | None, display: Display | None
-    ) -> None:
-        self._trained = load_reward(config.reward if reward is None else reward)
-        self._measured = [self._trained, *(load_reward(spec) for spec in config.evaluation.rewards)]
-        self._source = load_prompts(config.prompts) if prompts is None else prompts
-        config.model.resolve()
+    def __init__(self, config: TrainConfig, given: Given, display: Display) -> None:
+        given.check(config)
+        self._given = given
+        self._trained = load_reward(config.reward if given.reward is None else given.reward)
+        self._measured = [load_reward(spec) for spec in config.evaluation.rewards]
+        self._source = load_prompts(config.prompts) if given.prompts is None else given.prompts
+        self._callbacks = given.all_callbacks(config)
+        self._medium = _medium_of(config, given)
+        self._check_media(self._medium)
+        if config.policy is None and given.policy is None and given.pipeline is None:
+            config.model.resolve()
         self._runtime = Runtime(
             device=config.device, threads=config.threads, precision=config.precision, tracker=config.tracker
         )
@@ -118,10 +149,10 @@ class _Start:
                 "threads": self._runtime.threads,
             }
         )
-        self._record = repeatable(self._config, reward, prompts)
-        self._runtime.share(config.samples_per_iteration)
-        self._runtime.share(config.samples_per_update, "samples in an update")
-        self._display = display if display is not None and self._runtime.is_main else QuietDisplay()
+        self._record = repeatable(self._config, given)
+        self._runtime.shard(config.samples_per_iteration)
+        self._runtime.shard(config.samples_per_update, "samples in an update")
+        self._display = display if self._runtime.is_main else QuietDisplay()
         self._stop = StopRequest()
 
     def run(
@@ -131,20 +162,23 @@ class _Start:
 
         To `begin_again` is to remove what a run left there that was ended before its first checkpoint.
         """
-        if checkpoint is None:
-            with self._display, self._stop.listening():
+        with self._display, shown_by(self._display.message), self._stop.listening():
+            if checkpoint is None:
                 trainer, evaluator, before = self._load()
                 with _made_folder(self._config, self._runtime, begin_again) as folder:
-                    return RunLoop(self._record, trainer, evaluator, folder, self._display).train(before)
-        assert self._config.output is not None
-        folder = RunFolder(self._config.output)
-        with self._display, self._stop.listening(), folder.locked() if self._runtime.is_main else nullcontext():
-            state = checkpoint.state()
-            self._check_state(state, allow_config_change)
-            trainer, evaluator, before = self._load()
-            run = RunLoop(self._record, trainer, evaluator, folder, self._display)
-            run.restore(checkpoint, state)
-            return run.train(before)
+                    return self._loop(trainer, evaluator, folder).train(before)
+            assert self._config.output is not None
+            folder = RunFolder(self._config.output)
+            with folder.locked() if self._runtime.is_main else nullcontext():
+                state = checkpoint.state()
+                self._check_state(state, allow_config_change)
+                trainer, evaluator, before = self._load()
+                run = self._loop(trainer, evaluator, folder)
+                run.restore(checkpoint, state)
+                return run.train(before)
+
+    def _loop(self, trainer: Trainer, evaluator: Evaluator, folder: RunFolder) -> RunLoop:
+        return RunLoop(self._record, trainer, evaluator, folder, self._display, self._callbacks)
 
     def _check_state(self, state: dict[str, Any], allow_config_change: bool) -> None:
         """Say what has changed since the state was saved and refuse what does not fit."""
@@ -154,54 +188,59 @@ class _Start:
         if done > wanted:
             raise ConfigError(f"iterations: the run has made {done} already; give {done} or more, not {wanted}.")
         if done == wanted:
-            self._display.message(f"The run has all its {done} iterations; iterations=N with a larger N goes on.")
+            log.info("The run has all its %d iterations; iterations=N with a larger N goes on.", done)
         for change in found:
-            self._display.message(f"Changed: {change}")
+            log.info("Changed: %s", change)
         if different := other_versions(state):
-            self._display.message(f"Other versions than before, results may differ in the last digits: {different}")
+            log.info("Other versions than before, results may differ in the last digits: %s", different)
+
+    def _check_media(self, medium: str | None) -> None:
+        """Refuse a trained reward of another medium, and leave out the others; nothing while the medium is unknown."""
+        if medium is None:
+            return
+        check_media(self._trained, medium)
+        fitting: list[LoadedReward] = []
+        for reward in self._measured:
+            try:
+                check_media(reward, medium)
+                fitting.append(reward)
+            except RewardError as error:
+                log.info("Not measured: %s", error)
+        self._measured = fitting
 
     def _load(self) -> tuple[Trainer, Evaluator, Evaluation]:
         """Load the model and draw the fixed samples from it, before any training."""
-        config = self._config
-        policy = load_policy(config, self._runtime.device)
-        trainer = Trainer(
-            config, policy, self._trained, self._source, self._runtime, stop=self._stop, say=self._display.message
-        )
-        base = BaseParameters(policy.parameters()) if config.evaluation.kl_to_base else None
+        config, given = self._config, self._given
+        policy = load_policy(config, self._runtime.device, policy=given.policy, pipeline=given.pipeline)
+        if self._medium is None:
+            self._check_media(policy.medium.name)
+        trainer = Trainer(config, policy, self._trained, self._source, self._runtime, stop=self._stop)
         evaluator = Evaluator(
             self._source,
-            self._measured,
+            [self._trained, *self._measured],
             number=config.evaluation.number,
             seed=config.seed,
             batch_size=config.batch_size,
-            base=base,
-            meet=trainer.control.meet,
+            measure_divergence=config.evaluation.kl_to_base,
+            barrier=trainer.coordinator.barrier,
         )
         self._display.start(config.iterations, config.name or "run")
         self._display.phase("fixed samples", 0, 1)
         before = evaluator.evaluate(policy, 0)
         for reason in evaluator.not_measured:
-            self._display.message(f"Not measured: {reason}")
+            log.info("Not measured: %s", reason)
         return trainer, evaluator, before
 
 
-def repeatable(config: TrainConfig, reward: RewardSpec | None, prompts: PromptSource | None) -> TrainConfig:
-    """Return the configuration that repeats the run from any folder, with what was given as Python objects.
-
-    Tokens of reward servers stay out of it: run folders are shared.
-    """
-    measured = {"rewards": [without_token(repeatable_spec(spec)) for spec in config.evaluation.rewards]}
-    named: dict[str, object] = {
-        "output": None,
-        "model": config.model.anchored(),
-        "reward": without_token(repeatable_spec(config.reward if reward is None else reward)),
-        "evaluation": config.evaluation.model_copy(update=measured),
-    }
-    if prompts is not None:
-        named["prompts"] = [{"prompt": prompt.text, **prompt.metadata} for prompt in prompts.prompts]
-    elif isinstance(config.prompts, str) and Path(config.prompts).is_file():
-        named["prompts"] = str(Path(config.prompts).resolve())
-    return config.model_copy(update=named)
+def _medium_of(config: TrainConfig, given: Given) -> str | None:
+    """Return the medium that the run's samples will have, as far as that can be told without loading the model."""
+    spec = config.policy if given.policy is None else given.policy
+    if spec is None:
+        return Image.name
+    if isinstance(spec, Mapping):
+        spec = str(spec.get("name"))
+    found = load_object(spec, "policy", ModelError) if isinstance(spec, str) else spec
+    return getattr(getattr(found, "medium", None), "name", None)
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +22,12 @@ from ddpo.runs.checkpoints import Checkpoint, Checkpoints
 from ddpo.runs.folder import RunFolder, unwritable
 from ddpo.runtime.errors import CheckpointError, DDPOError, DeviceMemoryError, ReplayError, RunFolderError
 from ddpo.runtime.signals import Interrupted
+from ddpo.training.callbacks import Callback, Moment, OnMain, SaveCheckpoints, StopWhen
 from ddpo.training.checkpointing import Checkpointer
-from ddpo.training.experience import Metrics
+from ddpo.training.iteration import Metrics
 from ddpo.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class TrainResult:
     """Words with the unit for each reward measured on the fixed samples."""
     interrupted: Interrupted | None
     """What told the run to stop before its last iteration, if anything did."""
+    ended_early: str | None
+    """Why a callback or `stop_when` ended the run, if one did."""
     is_main: bool
     """Whether this is the process that wrote the run folder."""
 
@@ -49,29 +56,43 @@ class RunLoop:
     """The loop around the trainer; every process runs it, the main one writes."""
 
     def __init__(
-        self, config: TrainConfig, trainer: Trainer, evaluator: Evaluator, folder: RunFolder, display: Display
+        self,
+        config: TrainConfig,
+        trainer: Trainer,
+        evaluator: Evaluator,
+        folder: RunFolder,
+        display: Display,
+        callbacks: Mapping[str, Callback] | None = None,
     ) -> None:
+        """`callbacks` are the user's, by the names that messages give them."""
         self.config, self.trainer, self.evaluator = config, trainer, evaluator
         self.folder, self.display = folder, display
         self.writes = trainer.runtime.is_main
         self.checkpointer = Checkpointer(trainer, Checkpoints(folder.checkpoints), config)
+        self.callbacks: list[Callback] = [
+            lambda moment: trainer.runtime.track(moment.metrics),
+            StopWhen(config.stop_when),
+            OnMain(callbacks or {}, trainer.coordinator),
+            SaveCheckpoints(self.checkpointer, config.checkpoint_every, config.keep_best, display.phase),
+        ]
         self.metrics: list[Metrics] = []
         self.unrecorded: Metrics | None = None
         """Metrics of the last iteration until they are written."""
         self.tracker_run: str | None = None
+        self.ended_early: str | None = None
 
     def restore(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
         """Take up the run where a checkpoint left it."""
-        self.unrecorded = self.checkpointer.restore(checkpoint, state, self.folder.scratch)
+        self.unrecorded = self.checkpointer.restore(checkpoint, state)
         recorded = self.trainer.finished - (self.unrecorded is not None)
         self.metrics = self.folder.keep_metrics(recorded) if self.writes else self.folder.read_metrics()[:recorded]
         self.tracker_run = state["tracker_run"]
         if self.writes:
             self.folder.remove_leftovers()
         for left in Checkpoints(self.folder.checkpoints).half_written():
-            self.display.message(f"Ignored: {left.name[1:]}, a checkpoint that was not written to its end.")
+            log.info("Ignored: %s, a checkpoint that was not written to its end.", left.name[1:])
         if self.trainer.finished < self.config.iterations:
-            self.display.message(f"Going on from {checkpoint.name}.")
+            log.info("Going on from %s.", checkpoint.name)
 
     def train(self, before: Evaluation) -> TrainResult:
         """Train with evaluations and checkpoints in between, save, evaluate; an error saves what was done so far."""
@@ -98,20 +119,22 @@ class RunLoop:
                 raise unwritable(self.folder.path, error) from error
             raise
         finally:
-            shutil.rmtree(self.folder.scratch, ignore_errors=True)
             runtime.stop_tracking()
         runtime.wait()
         labels = self.evaluator.labels
-        return TrainResult(self.folder, self.metrics, before, after, labels, interrupted, self.writes)
+        return TrainResult(self.folder, self.metrics, before, after, labels, interrupted, self.ended_early, self.writes)
 
     def _train(self, before: Evaluation) -> Evaluation:
         """Make the iterations that are left and everything that shows them; return the last evaluation."""
         after = before
         if self.unrecorded is not None:
             after = self._record(self.unrecorded, after)
-        for metrics in self.trainer.train(self.display.phase, self.folder.scratch):
-            self.unrecorded = metrics
-            after = self._record(metrics, after)
+        if self.ended_early is None:
+            for metrics in self.trainer.train(self.display.phase):
+                self.unrecorded = metrics
+                after = self._record(metrics, after)
+                if self.ended_early is not None:
+                    break
         if after.iteration != self.trainer.finished:
             after = self._evaluate()
         if self.writes:
@@ -122,29 +145,24 @@ class RunLoop:
         return after
 
     def _record(self, metrics: Metrics, after: Evaluation) -> Evaluation:
-        """Write an iteration's metrics, and a checkpoint where one is due; return the newest evaluation."""
-        best: float | None = None
-        if self._due(self.config.evaluation.every):
-            after = self._evaluate()
-            metrics = metrics | after.metrics
-            reward = next(iter(after.means.values()))
-            best = reward if self.checkpointer.best is None or reward > self.checkpointer.best else None
+        """Write an iteration's metrics and call what wants to know of them; return the newest evaluation."""
+        number, every = self.trainer.finished, self.config.evaluation.every
+        evaluation = self._evaluate() if every is not None and number % every == 0 else None
+        if evaluation is not None:
+            metrics = metrics | evaluation.metrics
         self.metrics.append(metrics)
         if self.writes:
             self.folder.append_metrics(metrics)
         self.unrecorded = None
-        self.trainer.runtime.track(metrics)
         self.display.iteration(metrics)
-        best = best if self.config.keep_best else None
-        every = self.config.checkpoint_every
-        at_end = every is not None and self.trainer.finished == self.config.iterations
-        if at_end or self._due(every) or best is not None:
-            self.display.phase("checkpoint", 0, 1)
-            self.checkpointer.save(best=best)
-        return after
-
-    def _due(self, every: int | None) -> bool:
-        return every is not None and self.trainer.finished % every == 0
+        is_last = number == self.config.iterations
+        moment = Moment(number, metrics, evaluation, self.trainer.policy, self.folder, is_last)
+        for callback in self.callbacks:
+            callback(moment)
+        if moment.reason is not None:
+            self.ended_early = moment.reason
+            log.info("The run ends after iteration %d: %s.", number, moment.reason)
+        return evaluation or after
 
     def _evaluate(self) -> Evaluation:
         """Draw the fixed samples and put them, and the model, into the run folder."""
@@ -152,7 +170,7 @@ class RunLoop:
         known = len(self.evaluator.not_measured)
         evaluation = self.evaluator.evaluate(self.trainer.policy, self.trainer.finished)
         for reason in self.evaluator.not_measured[known:]:
-            self.display.message(f"Measured no more: {reason}")
+            log.info("Measured no more: %s", reason)
         if self.writes:
             self._draw_curve()
             self.evaluator.write(self.folder, evaluation)
@@ -167,7 +185,7 @@ class RunLoop:
         """
         self.display.phase("checkpoint", 0, 1)
         checkpoint = self.checkpointer.save(unrecorded=self.unrecorded)
-        self.display.message(f"{message.format(checkpoint.name)}: ddpo resume {self.folder.path}")
+        log.info("%s: ddpo resume %s", message.format(checkpoint.name), self.folder.path)
         if not self.writes or not self.trainer.finished:
             return
         try:
@@ -195,9 +213,11 @@ class RunLoop:
         try:
             write_page([self.folder.read()], self.folder.report)
         except Exception as error:
-            self.display.message(
-                f"The report was not written: {type(error).__name__}: {error}. "
-                f"`ddpo report {self.folder.path}` writes it again."
+            log.warning(
+                "The report was not written: %s: %s. `ddpo report %s` writes it again.",
+                type(error).__name__,
+                error,
+                self.folder.path,
             )
 
 

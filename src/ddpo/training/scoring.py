@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -17,17 +18,18 @@ import torch
 from torch import Tensor
 
 from ddpo.config.tree import ScoringConfig
-from ddpo.media import Image
+from ddpo.media import Medium
 from ddpo.prompts import Prompt
 from ddpo.rewards import LoadedReward, score_components
 from ddpo.rewards.contract import Array
 from ddpo.runtime.errors import RewardError
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 Scores = dict[str, Array]
 """Scores `(B,)` of some samples by component; NaN for a sample whose group is left out."""
 WAIT = 0.2
-"""Seconds between two looks at whether the run was told to stop, while it waits for a reward."""
+"""Seconds between two polls of whether the run was told to stop, while it waits for a reward."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds before a failed call is made again; each pause is twice as long as the one before."""
 
@@ -38,8 +40,8 @@ class Part(Generic[T]):
 
     content: T
     """What the rewards do not see; handed back with the scores."""
-    images: Tensor
-    """`(B, 3, H, W)` float32 in [0, 1] on the CPU."""
+    samples: Tensor
+    """`(B, ...)` on the CPU, decoded."""
     prompts: Sequence[Prompt]
     """Their `B` prompts."""
     first: int
@@ -47,7 +49,7 @@ class Part(Generic[T]):
 
     def rows(self, start: int, stop: int) -> Part[T]:
         """Return the samples from `start` up to `stop`."""
-        return Part(self.content, self.images[start:stop], self.prompts[start:stop], self.first + start)
+        return Part(self.content, self.samples[start:stop], self.prompts[start:stop], self.first + start)
 
 
 class Scoring(Generic[T]):
@@ -60,19 +62,19 @@ class Scoring(Generic[T]):
     def __init__(
         self,
         reward: LoadedReward,
+        medium: Medium,
         settings: ScoringConfig,
         *,
         group_size: int,
         device: torch.device,
-        check: Callable[[], None],
-        say: Callable[[str], None],
+        poll: Callable[[], None],
     ) -> None:
         """`group_size` consecutive samples share a drawn prompt and are left out together; `device` is the policy's.
 
-        `check` is called while waiting and may raise to give up; `say` is told of whatever was tried again or left out.
+        `poll` is called while waiting and may raise to give up.
         """
-        self._reward, self._settings, self._group_size, self._device = reward, settings, group_size, device
-        self._check, self._say = check, say
+        self._reward, self._medium, self._settings = reward, medium, settings
+        self._group_size, self._device, self._poll = group_size, device, poll
         self._tasks: queue.SimpleQueue[tuple[Part[T], Future[Scores]] | None] = queue.SimpleQueue()
         self._threads = 0
         self._waiting: deque[tuple[Part[T], Future[Scores]]] = deque()
@@ -122,7 +124,7 @@ class Scoring(Generic[T]):
     def _again(self, part: Part[T], error: RewardError) -> Scores:
         pause = FIRST_PAUSE
         for attempt in range(1, self._settings.retries + 1):
-            self._say(f"{error} Trying again ({attempt} of {self._settings.retries}).")
+            log.warning("%s Trying again (%d of %d).", error, attempt, self._settings.retries)
             self._sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
             try:
@@ -133,14 +135,14 @@ class Scoring(Generic[T]):
 
     def _without_failing_groups(self, part: Part[T], error: RewardError) -> Scores:
         """Score each drawn prompt's samples on their own and give NaN to those that fail."""
-        self._say(f"{error} Scoring these samples prompt by prompt.")
+        log.warning("%s Scoring these samples prompt by prompt.", error)
         rows = []
         for start, stop in _groups(part.first, len(part.prompts), self._group_size):
             group = part.rows(start, stop)
             try:
                 rows.append(self._result(self._begin(group), group))
             except RewardError as failed:
-                self._say(f"Left out: {failed}")
+                log.warning("Left out: %s", failed)
                 rows.append({key: np.full(stop - start, np.nan) for key in self._reward.components})
         return {key: np.concatenate([row[key] for row in rows]) for key in self._reward.components}
 
@@ -168,7 +170,7 @@ class Scoring(Generic[T]):
     def _outcome(self, part: Part[T]) -> Scores | BaseException:
         texts, metadata = [prompt.text for prompt in part.prompts], [prompt.metadata for prompt in part.prompts]
         try:
-            return score_components(self._reward, Image(), part.images, texts, metadata, first_index=part.first)
+            return score_components(self._reward, self._medium, part.samples, texts, metadata, first_index=part.first)
         except BaseException as error:
             return error
 
@@ -178,7 +180,7 @@ class Scoring(Generic[T]):
         start = time.monotonic()
         while True:
             if not future.done():
-                self._check()
+                self._poll()
             left = WAIT if limit is None else min(WAIT, limit - (time.monotonic() - start))
             with suppress(TimeoutError):  # the wait's: one of the reward's own is a RewardError
                 return future.result(timeout=max(left, 0.0))
@@ -193,7 +195,7 @@ class Scoring(Generic[T]):
     def _sleep(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            self._check()
+            self._poll()
             time.sleep(min(WAIT, left))
 
 

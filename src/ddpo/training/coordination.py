@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,27 +11,24 @@ from ddpo.runtime.processes import Runtime, out_of_memory
 from ddpo.runtime.signals import Interrupted, StopRequest
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
-class Control:
+class Coordinator:
     """Keeps the processes of a run together and its microbatches within memory."""
 
-    def __init__(
-        self, runtime: Runtime, batch_size: int, stop: StopRequest | None, say: Callable[[str], None] | None
-    ) -> None:
-        """`stop` is looked at between microbatches; `say` is told in a sentence of whatever the run got over."""
+    def __init__(self, runtime: Runtime, batch_size: int, stop: StopRequest | None = None) -> None:
         self.runtime = runtime
         self.batch_size = batch_size
         """Samples in one pass of the network: halved when they do not fit the memory."""
         self._stop = stop or StopRequest()
         self._common: DDPOError | None = None
         """The problem that every process has been told of."""
-        self.say: Callable[[str], None] = say or (lambda text: None)
 
-    def meet(self, problem: DDPOError | None = None) -> None:
-        """Let every process say whether it failed or was told to stop; if one does, all end.
+    def barrier(self, problem: DDPOError | None = None) -> None:
+        """Wait for all processes; if one of them failed or was told to stop, all end here.
 
-        A problem that an earlier meeting raised is raised again: the others have heard of it and ask no more.
+        A problem that an earlier barrier raised is raised again: the others have heard of it and wait no more.
 
         Raises:
             DDPOError: the first process's `problem`.
@@ -38,21 +36,21 @@ class Control:
         """
         if problem is not None and problem is self._common:
             raise problem
-        said = self.runtime.gather([(self._stop.signal_number, problem)])
-        for _, error in said:
+        states = self.runtime.gather([(self._stop.signal_number, problem)])
+        for _, error in states:
             if error is not None:
                 self._common = error
                 raise error
-        for signal_number, _ in said:
+        for signal_number, _ in states:
             if signal_number is not None:
                 raise Interrupted(signal_number)
 
-    def look(self) -> None:
-        """Do as `meet` where the others need not be asked: a process that is alone."""
+    def poll(self) -> None:
+        """Do as `barrier`, but only in a run of one process: several wait for each other at barriers alone."""
         if self.runtime.processes == 1:
-            self.meet()
+            self.barrier()
 
-    def fitting(self, work: Callable[[], T]) -> T:
+    def retry_smaller(self, work: Callable[[], T]) -> T:
         """Return what `work` gives, with smaller batches as long as the memory does not hold them.
 
         Raises:
@@ -71,4 +69,4 @@ class Control:
                     ) from error
             self.batch_size = (self.batch_size + 1) // 2  # behind the handler, whose traceback holds on to memory
             self.runtime.free_memory()
-            self.say(f"Out of memory: going on with {self.batch_size} samples in a pass; the gradient is the same.")
+            log.warning("Out of memory: going on with %d samples in a pass; the gradient is the same.", self.batch_size)

@@ -1,0 +1,71 @@
+"""What training refuses: samples and updates that are not finite, and a replay that is not exact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import itemgetter
+
+from ddpo.core.kernel import Kernel
+from ddpo.core.policy import Policy
+from ddpo.core.prompt import Prompt
+from ddpo.core.trajectory import Trajectory
+from ddpo.runtime.errors import DivergenceError, ReplayError
+from ddpo.runtime.processes import Runtime
+from ddpo.training.iteration import Metrics
+from ddpo.training.metrics import PairMetrics
+
+
+def check_samples(trajectory: Trajectory, policy: Policy, prompts: Sequence[Prompt], first: int) -> None:
+    """Raise DivergenceError, naming sample and timestep, when a sample is not finite; the first has index `first`."""
+    finite_BS = trajectory.states.isfinite().flatten(2).all(2)
+    if finite_BS.all():
+        return
+    sample = int((~finite_BS.all(1)).nonzero()[0])
+    step = max(0, int((~finite_BS[sample]).nonzero()[0]) - 1)  # state i + 1 is the outcome of step i
+    whole = all(bool(parameter.isfinite().all()) for parameter in policy.parameters())
+    raise DivergenceError(
+        f"Sample {first + sample}, prompt '{prompts[sample].text}', is not finite after timestep "
+        f"{trajectory.kernel.time_T[step].item():g}; "
+        + ("the weights are: use precision=fp32." if whole else "neither is a weight of the model.")
+    )
+
+
+def check_pairs(pairs: PairMetrics, prompts: Sequence[Prompt], first: int, runtime: Runtime) -> None:
+    """Raise DivergenceError, naming a sample and its timestep, when a metric or the loss of a pair is not finite.
+
+    `prompts` are those of this process's samples, the first of which has index `first`. All processes call this.
+    """
+    own = [(first + sample, prompts[sample].text, time) for sample, time in pairs.not_finite()]
+    broken = runtime.gather(own)
+    if not broken:
+        return
+    sample, text, time = broken[0]
+    more = f" and {len(broken) - 1} more pairs" if len(broken) > 1 else ""
+    raise DivergenceError(
+        f"the loss is not finite for sample {sample}, prompt '{text}', at timestep {time:g}{more}; "
+        "no weight was changed. Lower learning_rate or use precision=fp32."
+    )
+
+
+def check_replay(pairs: PairMetrics, tolerance: float, kernel: Kernel, runtime: Runtime) -> Metrics:
+    """Return the largest |ratio - 1| of pairs replayed before the first update, over all processes.
+
+    Also for each stretch of the denoising run: the last steps are the most sensitive. All processes call this.
+
+    Raises:
+        ReplayError: it exceeds the `tolerance`, a tenth of the clip: the update would be noise.
+    """
+    errors = runtime.gather(pairs.largest_ratio_errors())
+    error, time, _ = max(errors)
+    if not error <= tolerance:
+        step = int((kernel.time_T.double() - time).abs().argmin())
+        raise ReplayError(
+            f"Replay does not reproduce the rollout: before the first update the importance ratio at timestep "
+            f"{time:g} (step {step + 1} of {len(kernel)}) is off by {error:.2g}, above {tolerance:.2g}, a tenth of the "
+            "clip. Use precision=fp32 and compile=false, or a wider clip."
+        )
+    worst = {f"ratio/max_error_at_start/bucket_{bucket}": 0.0 for _, _, bucket in sorted(errors, key=itemgetter(2))}
+    for value, _, bucket in errors:
+        name = f"ratio/max_error_at_start/bucket_{bucket}"
+        worst[name] = max(worst[name], value)
+    return {"ratio/max_error_at_start": error, **worst}

@@ -1,0 +1,161 @@
+"""What people have in their hands in Python: a pipeline, a function, a list; told apart from settings by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ddpo.algorithms import Algorithm
+from ddpo.config import TrainConfig, load_config, with_settings
+from ddpo.evaluation.loading import PolicySpec
+from ddpo.prompts import Prompt, PromptSource, PromptSpec, load_prompts
+from ddpo.rewards import RewardSpec, load_reward, repeatable_spec, without_token
+from ddpo.runtime.errors import ConfigError
+from ddpo.runtime.files import is_file
+from ddpo.runtime.plugins import anchored, is_plugin, reference
+from ddpo.training.callbacks import Callback, load_callback
+
+_UNNAMED = "a Python object"
+"""How `reference` begins where something cannot be named in a configuration."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """The objects of a run that its configuration cannot hold."""
+
+    policy: PolicySpec | None = None
+    pipeline: Any = None
+    """A loaded diffusers pipeline."""
+    prompts: PromptSource | None = None
+    reward: RewardSpec | None = None
+    callbacks: Sequence[Callback | str | Mapping[str, Any]] = field(default_factory=tuple)
+
+    def all_callbacks(self, config: TrainConfig) -> dict[str, Callback]:
+        """Return the user's callbacks, those of the configuration first, by names for messages."""
+        found: dict[str, Callback] = {}
+        for spec in (*config.callbacks, *self.callbacks):
+            named = isinstance(spec, str | Mapping)
+            name = (spec if isinstance(spec, str) else spec["name"]) if named else reference(spec)  # type: ignore[index]
+            found[f"{name}"] = load_callback(spec) if isinstance(spec, str | Mapping) else spec
+        return found
+
+    def check(self, config: TrainConfig) -> None:
+        """Raise ConfigError when a run that goes on lacks an object that it began with."""
+        values = {"reward": config.reward, "prompts": config.prompts, "policy": config.policy}
+        values["model"] = config.model.name
+        present = {
+            "reward": self.reward,
+            "prompts": self.prompts,
+            "policy": self.policy,
+            "model": self.pipeline,
+        }
+        for key, value in values.items():
+            if isinstance(value, str) and value.startswith(_UNNAMED) and present[key] is None:
+                raise ConfigError(
+                    f"{key}: the run began with {value}; give it again in Python, ddpo.resume(RUN, {key}=...)."
+                )
+
+
+def sort_out(
+    config: TrainConfig | str | Path | None,
+    settings: Mapping[str, Any],
+    *,
+    model: Any = None,
+    policy: PolicySpec | None = None,
+    prompts: PromptSpec | None = None,
+    reward: RewardSpec | None = None,
+    algorithm: Algorithm | str | Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback | str | Mapping[str, Any]] = (),
+) -> tuple[TrainConfig, Given]:
+    """Return the configuration that holds all that has a name, and the objects that have none.
+
+    Raises:
+        ConfigError, RewardError, PromptError: something that was given cannot be used.
+    """
+    named = dict(settings)
+    if algorithm is not None:
+        named["algorithm"] = algorithm.model_dump() if isinstance(algorithm, Algorithm) else algorithm
+    if _is_plain(prompts):
+        named["prompts"], prompts = (str(prompts) if isinstance(prompts, Path) else prompts), None
+    for key, value in (("model", model), ("policy", policy), ("reward", reward)):
+        if isinstance(value, str | Path | Mapping):
+            named[key] = str(value) if isinstance(value, Path) else value
+    given = Given(
+        policy=None if "policy" in named else policy,
+        pipeline=None if "model" in named else model,
+        prompts=None if prompts is None else load_prompts(prompts),
+        reward=None if "reward" in named else reward,
+        callbacks=callbacks,
+    )
+    if isinstance(config, TrainConfig):
+        return (with_settings(config, named) if named else config), given
+    if given.reward is not None:  # the run is called as the reward, as on the command line
+        key = load_reward(given.reward).key
+        named.setdefault("name", re.sub(r"[^\w.-]+", "-", key).strip("-.") or "reward")
+    defaults = None
+    if config is None and (given.policy is not None or given.pipeline is not None):
+        defaults = getattr(given.policy, "defaults", {})
+    return load_config(config, settings=named, defaults=defaults), given
+
+
+def _is_plain(prompts: PromptSpec | None) -> bool:
+    """Return whether prompts can stand in a configuration as they are."""
+    if isinstance(prompts, list | tuple):
+        return all(isinstance(prompt, str | Mapping) for prompt in prompts)
+    return isinstance(prompts, str | Path | Mapping)
+
+
+def repeatable(config: TrainConfig, given: Given) -> TrainConfig:
+    """Return the configuration that repeats the run from any folder; an object is named by where it is defined.
+
+    Tokens of reward servers stay out of it: run folders are shared.
+    """
+    measured = [without_token(repeatable_spec(spec)) for spec in config.evaluation.rewards]
+    named: dict[str, object] = {
+        "output": None,
+        "model": config.model.anchored(),
+        "reward": without_token(repeatable_spec(config.reward if given.reward is None else given.reward)),
+        "evaluation": config.evaluation.model_copy(update={"rewards": measured}),
+        "policy": _anchored(config.policy) if given.policy is None else reference(given.policy),
+        "callbacks": [_anchored(spec) for spec in config.callbacks],
+    }
+    for section in ("algorithm", "advantage", "sampler"):
+        value = getattr(config, section)
+        named[section] = value.model_copy(update={"name": anchored(value.name)}) if is_plugin(value.name) else value
+    if given.pipeline is not None:
+        name = getattr(getattr(given.pipeline, "config", None), "_name_or_path", None) or reference(given.pipeline)
+        named["model"] = config.model.model_copy(update={"name": name}).anchored()
+    if given.prompts is not None:
+        named["prompts"] = _recorded(given.prompts)
+    elif isinstance(config.prompts, str):
+        path = Path(config.prompts)
+        named["prompts"] = str(path.resolve()) if is_file(path) else anchored(config.prompts)
+    return config.model_copy(update=named)
+
+
+def _anchored(spec: Any) -> Any:
+    if isinstance(spec, str):
+        return anchored(spec)
+    return {**spec, "name": anchored(str(spec.get("name")))} if isinstance(spec, Mapping) else spec
+
+
+def _recorded(source: PromptSource) -> object:
+    """Return prompts as a configuration holds them; not those with tensors in their metadata."""
+    entries = [{"prompt": prompt.text, **prompt.metadata} for prompt in source.prompts if isinstance(prompt, Prompt)]
+    plain = all(_is_value(value) for entry in entries for value in entry.values())
+    if is_plugin(source.name):
+        return anchored(source.name)
+    if source.name == "none":
+        return source.name
+    return entries if plain else f"{_UNNAMED}, {source.name}"
+
+
+def _is_value(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_value, value))
+    if isinstance(value, dict):
+        return all(map(_is_value, value.values()))
+    return value is None or isinstance(value, str | int | float)
