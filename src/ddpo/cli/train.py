@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,12 +81,17 @@ def _print_result(result: TrainResult) -> None:
         change = f"{100 * (after - before) / abs(before):+.1f} %" if before else "-"
         table.add_row(label, f"{before:.3f}", f"{after:.3f}", change)
     console.print(table)
-    console.print(f"pictures  {folder.before_after}\ncurve     {folder.curve}\nmodel     {folder.model}")
+    if folder.before_after.is_file():
+        console.print(f"pictures  {folder.before_after}")
+    console.print(f"curve     {folder.curve}\nmodel     {folder.model}")
     if folder.report.is_file():
         console.print(f"report    {folder.report}")
-    console.print(f"try it    ddpo sample {folder.path} --prompt 'a cat' --number 9", highlight=False)
-    if (folder.model / "config.json").is_file():
-        loader = f"UNet2DConditionModel.from_pretrained('{folder.model}')"
-    else:
-        loader = f"pipe.load_lora_weights('{folder.model}')"
-    console.print(f"diffusers {loader}", highlight=False)
+    prompt = f" --prompt {shlex.quote(result.prompts[0])}" if result.prompts[0] else ""
+    console.print(f"try it    ddpo sample {folder.path}{prompt} --number 9", highlight=False)
+    loaders = {
+        "config.json": f"UNet2DConditionModel.from_pretrained('{folder.model}')",
+        "pytorch_lora_weights.safetensors": f"pipe.load_lora_weights('{folder.model}')",
+    }
+    for file, loader in loaders.items():
+        if (folder.model / file).is_file():
+            console.print(f"diffusers {loader}", highlight=False)

@@ -50,7 +50,10 @@ class Policy(Protocol):
         ...
 
     def base_model(self) -> AbstractContextManager[None]:
-        """Return a context in which the policy is the model before training; afterwards every bit is as it was."""
+        """Return a context in which the policy is the model before training; afterwards every bit is as it was.
+
+        Enter it before the forward pass whose gradient is wanted: it may change the parameters in place.
+        """
         ...
 
     def save(self, folder: Path) -> None:

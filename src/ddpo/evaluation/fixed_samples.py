@@ -81,6 +81,11 @@ class Evaluator:
         self._scorer = Scorer(rewards[:1], rewards[1:])
 
     @property
+    def texts(self) -> list[str]:
+        """The prompts' texts."""
+        return [prompt.text for prompt in self._prompts]
+
+    @property
     def labels(self) -> dict[str, str]:
         """Words with the unit for everything measured, by key."""
         return self._scorer.labels
@@ -116,7 +121,7 @@ class Evaluator:
 
     def _scored(self, policy: Policy, samples: Tensor) -> dict[str, NDArray[np.float64]]:
         """Return what every reward gives the samples; a failure of the trained one is raised in every process."""
-        texts, metadata = [prompt.text for prompt in self._prompts], [prompt.metadata for prompt in self._prompts]
+        texts, metadata = self.texts, [prompt.metadata for prompt in self._prompts]
         try:
             scores = self._scorer.combine([self._scorer.score(policy.medium, samples, texts, metadata)], texts)
         except RewardError as error:

@@ -42,6 +42,8 @@ class TrainResult:
     """The fixed samples before training."""
     after: Evaluation
     """The same prompts and seeds the last time they were drawn: after training, unless it was interrupted."""
+    prompts: list[str]
+    """Texts of the fixed samples' prompts."""
     labels: dict[str, str]
     """Words with the unit for each reward measured on the fixed samples."""
     interrupted: Interrupted | None
@@ -121,8 +123,10 @@ class RunLoop:
         finally:
             runtime.stop_tracking()
         runtime.wait()
-        labels = self.evaluator.labels
-        return TrainResult(self.folder, self.metrics, before, after, labels, interrupted, self.ended_early, self.writes)
+        measured = self.evaluator.texts, self.evaluator.labels
+        return TrainResult(
+            self.folder, self.metrics, before, after, *measured, interrupted, self.ended_early, self.writes
+        )
 
     def _train(self, before: Evaluation) -> Evaluation:
         """Make the iterations that are left and everything that shows them; return the last evaluation."""
