@@ -7,7 +7,7 @@ An algorithm is a pydantic class: its settings are its fields. `PolicyGradient` 
 are logged.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -23,6 +23,7 @@ class Anchored(DDPOImportanceSampling):
     """DDPO-IS with a penalty on the divergence from the base model."""
 
     name: str = "anchored"
+    needs_base: ClassVar[bool] = True
     penalty: float = Field(default=0.01, ge=0)
     """Loss for each nat of a step's divergence from the base model, in units of the normalised reward."""
 

@@ -35,6 +35,8 @@ class Algorithm(BaseModel):
     """Most updates on an iteration's samples; None: any number."""
     needs_steps: ClassVar[bool] = True
     """Whether it replays the steps that samples were drawn with; without, `x_0` alone is kept."""
+    needs_base: ClassVar[bool] = False
+    """Whether its loss looks at the base model, of which a copy is kept then."""
     uses_advantages: ClassVar[bool] = True
     """Whether the section `advantage` means anything to it."""
 

@@ -71,7 +71,7 @@ def policy_settings(config: TrainConfig, device: torch.device, *, sampling_only:
         seed=derive_seed(config.seed, Stream.WEIGHTS),
         gradient_checkpointing=config.gradient_checkpointing,
         compile=config.compile,
-        keep_base=config.evaluation.kl_to_base and not sampling_only,
+        keep_base=(config.evaluation.kl_to_base or config.algorithm.needs_base) and not sampling_only,
         device=device,
     )
 

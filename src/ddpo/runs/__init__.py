@@ -1,0 +1,1 @@
+"""The run folder on disk, its records and checkpoints. Never imports torch."""
