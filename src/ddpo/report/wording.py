@@ -6,8 +6,9 @@ import math
 import re
 from collections.abc import Sequence
 
-from ddpo.report.curve import MINUS
 from ddpo.report.intervals import Mean
+
+MINUS = "\N{MINUS SIGN}"
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -44,6 +45,11 @@ def with_interval(mean: Mean, *, sign: bool = False) -> str:
     if sign:
         middle, low, high = (_with_plus(text) for text in (middle, low, high))
     return f"{middle} [{low}, {high}]"
+
+
+def plain(text: str) -> str:
+    """Return text with the hyphen that programs and logs expect for a minus."""
+    return text.replace(MINUS, "-")
 
 
 def signed(value: float) -> str:
