@@ -11,7 +11,6 @@ from ddpo.report.wording import (
     fixed,
     number,
     plain,
-    power_of_ten,
     split_unit,
     with_error,
 )
@@ -28,7 +27,6 @@ def test_numbers_in_words():
     assert alike(5.0, 5.0) == ["5.0", "5.0"]
     assert (fixed(-0.001, 2), fixed(-0.016, 2)) == ("0.00", f"{MINUS}0.02")
     assert [column_decimals(values) for values in ([1.0, 0.0], [-2.5, 0.1], [0.031], [])] == [0, 2, 4, 0]
-    assert power_of_ten(120) == "10¹²⁰"
 
 
 def test_durations_counts_and_units():

@@ -122,15 +122,20 @@ def draw(chart: Chart) -> Drawing | None:
 
 
 def _thinned(line: Line) -> Line:
-    """Return the line with at most `POINTS` points: of every stretch the lowest and the highest, so that peaks stay."""
-    if len(line.x) <= POINTS:
+    """Return the line with at most `POINTS` points: of every stretch the lowest and the highest, so that peaks stay.
+
+    Of dots some are taken evenly: their extremes would be a cloud without a middle.
+    """
+    last = len(line.x) - 1
+    if last < POINTS:
         return line
     y_N = np.asarray(line.y)
-    edges = np.linspace(1, len(y_N) - 1, POINTS // 2).astype(int)  # the first and the last point stay
-    inner = {a + int(pick(y_N[a:b])) for a, b in pairwise(edges) for pick in (np.argmin, np.argmax)}
-    kept = sorted({0, len(y_N) - 1} | inner)
-    low, high = ([part[index] for index in kept] if part is not None else None for part in (line.low, line.high))
-    return replace(line, x=[line.x[i] for i in kept], y=[line.y[i] for i in kept], low=low, high=high)
+    edges = np.linspace(1, last, POINTS // 2).astype(int)  # the first and the last point stay
+    kept = {a + int(pick(y_N[a:b])) for a, b in pairwise(edges) for pick in (np.argmin, np.argmax)}
+    places = np.linspace(0, last, POINTS).astype(int) if line.dots else sorted({0, last} | kept)
+    x, y, *edges_of_band = (np.asarray(part)[places].tolist() for part in (line.x, *line.columns))
+    low, high = edges_of_band or (None, None)
+    return replace(line, x=x, y=y, low=low, high=high)
 
 
 def _value_axis(chart: Chart, value_N: Floats) -> _Axis:

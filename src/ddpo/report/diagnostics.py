@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from ddpo.report.chart import Chart, Line
 from ddpo.report.reward_charts import x_label
@@ -18,65 +17,26 @@ _STYLES = 5
 _SHOWN_ELSEWHERE = {"iteration", "reward_queries", "reward/mean", "reward/standard_error"}
 
 
-@dataclass(frozen=True)
-class Diagnostic:
-    """A metric that has a chart unless it is always 0."""
-
-    key: str
-    title: str
-    note: str
-    y_label: str
-    log: bool = False
-
-
-DIAGNOSTICS = (
-    Diagnostic(
-        "ratio/max_error_at_start",
-        "Error of the importance ratio",
-        f"Largest |ratio {MINUS} 1| before the first update: 0 up to rounding, or the replay is not exact. The run "
-        "stops when it exceeds a tenth of the clip.",
-        f"|ratio {MINUS} 1|",
-        log=True,
-    ),
-    Diagnostic(
-        "clip_fraction",
-        "Clip fraction",
-        "Share of (sample, step) pairs whose ratio lay outside the clip range. Near 1, updates hit the clip at once.",
-        "share of pairs",
-    ),
-    Diagnostic(
-        "kl/step",
-        "Divergence of a step",
-        "KL divergence of a denoising step from the policy that drew it to the present one.",
-        "nats",
-        log=True,
-    ),
-    Diagnostic("gradient_norm", "Gradient norm", "Before clipping, averaged over an iteration's updates.", "norm"),
-    Diagnostic(
-        "reward/std",
-        "Spread of the rewards",
-        "Standard deviation of the rewards of an iteration's samples. Without a spread there is nothing to learn from.",
-        "standard deviation",
-    ),
-    Diagnostic(
-        "denoising_loss",
-        "Denoising loss",
-        "Squared error of what the network predicts (noise, velocity or sample), unweighted.",
-        "loss",
-    ),
-    Diagnostic(
-        "weight/effective_samples",
-        "Effective samples",
-        "How many equally weighted samples the weights of an iteration are worth. Near 1, a single sample decides.",
-        "samples",
-    ),
-    Diagnostic(
-        "updates_skipped",
-        "Updates left out",
-        "Updates of an iteration left out because their gradient was not finite.",
-        "updates",
-    ),
-)
+_DIAGNOSTICS = (
+    ("ratio/max_error_at_start", "Error of the importance ratio", f"|ratio {MINUS} 1|",
+     f"Largest |ratio {MINUS} 1| before the first update: 0 up to rounding, or the replay is not exact. The run stops "
+     "when it exceeds a tenth of the clip."),
+    ("clip_fraction", "Clip fraction", "share of pairs",
+     "Share of (sample, step) pairs whose ratio lay outside the clip range. Near 1, updates hit the clip at once."),
+    ("kl/step", "Divergence of a step", "nats",
+     "KL divergence of a denoising step from the policy that drew it to the present one."),
+    ("gradient_norm", "Gradient norm", "norm", "Before clipping, averaged over an iteration's updates."),
+    ("reward/std", "Spread of the rewards", "standard deviation",
+     "Standard deviation of the rewards of an iteration's samples. Without a spread there is nothing to learn from."),
+    ("denoising_loss", "Denoising loss", "loss",
+     "Squared error of what the network predicts (noise, velocity or sample), unweighted."),
+    ("weight/effective_samples", "Effective samples", "samples",
+     "How many equally weighted samples the weights of an iteration are worth. Near 1, a single sample decides."),
+    ("updates_skipped", "Updates left out", "updates",
+     "Updates of an iteration left out because their gradient was not finite."),
+)  # fmt: skip
+"""Key, title, axis and note of each metric that has a chart, unless it is always 0."""
+_LOGARITHMIC = {"ratio/max_error_at_start", "kl/step"}
 
 
 def diagnostic_charts(run: RunRecord, style: str) -> list[Chart]:
@@ -85,10 +45,10 @@ def diagnostic_charts(run: RunRecord, style: str) -> list[Chart]:
     `style` gives the colour of a metric without them.
     """
     charts = []
-    for known in DIAGNOSTICS:
-        if keys := _charted(run, known.key):
+    for metric, title, y_label, note in _DIAGNOSTICS:
+        if keys := _charted(run, metric):
             lines = [_line(run, key, style if len(keys) == 1 else "whole") for key in keys]
-            charts.append(Chart(known.title, known.note, x_label([run]), known.y_label, lines, known.log, True))
+            charts.append(Chart(title, note, x_label([run]), y_label, lines, metric in _LOGARITHMIC, from_zero=True))
     return charts
 
 
@@ -111,7 +71,7 @@ def total_seconds(run: RunRecord) -> float | None:
 
 def other_metrics(run: RunRecord) -> list[tuple[str, ...]]:
     """Return key, first, last, lowest and highest value of every metric that nothing else on the page shows."""
-    charted = {key for known in DIAGNOSTICS for key in _charted(run, known.key)}
+    charted = {key for metric, *_ in _DIAGNOSTICS for key in _charted(run, metric)}
     shown = charted | _SHOWN_ELSEWHERE | set(_evaluation_keys(run))
     rows: list[tuple[str, ...]] = []
     for key in run.keys:

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Literal
 
 from ddpo.report.curve import NORMAL_95
+from ddpo.report.intervals import Mean
 from ddpo.runs.record import RunRecord, finite
 
 ENOUGH_ITERATIONS = 6
@@ -57,34 +58,20 @@ def unknown(subject: str, reason: str) -> Finding:
     return Finding("unknown", subject, reason)
 
 
-@dataclass(frozen=True)
-class Trend:
-    """The mean reward over the first third of the iterations and over the last."""
+def reward_trend(run: RunRecord) -> Mean | None:
+    """Return the mean reward of the last third of the iterations minus that of the first, with its 95 % interval.
 
-    change: float
-    """Last minus first."""
-    error: float
-    """Standard error of the change."""
-
-    @property
-    def rose(self) -> bool:
-        """Whether it went up by more than chance."""
-        return self.change > NORMAL_95 * self.error
-
-    @property
-    def fell(self) -> bool:
-        """Whether it went down by more than chance."""
-        return self.change < -NORMAL_95 * self.error
-
-
-def reward_trend(run: RunRecord) -> Trend | None:
-    """Return the trend of the reward of the iterations; None with too few of them or without standard errors."""
+    None with too few iterations, or without standard errors.
+    """
     means, errors = reward_with_errors(run)
     if len(means) < ENOUGH_ITERATIONS:
         return None
     first, last = slice(len(means) // 3), slice(-(len(means) // 3), None)
-    error = math.hypot(mean_error(errors[first]), mean_error(errors[last]))
-    return Trend(fmean(means[last]) - fmean(means[first]), error)
+    change, error = (
+        fmean(means[last]) - fmean(means[first]),
+        math.hypot(mean_error(errors[first]), mean_error(errors[last])),
+    )
+    return Mean(change, error, change - NORMAL_95 * error, change + NORMAL_95 * error, len(means))
 
 
 def reward_with_errors(run: RunRecord) -> tuple[list[float], list[float]]:

@@ -23,16 +23,6 @@ class Change:
     difference: Mean
     """The paired difference, after minus before, with standard error and 95 % interval."""
 
-    @property
-    def rose(self) -> bool:
-        """Whether the interval of the difference lies above 0."""
-        return self.difference.is_clear and self.difference.mean > 0
-
-    @property
-    def fell(self) -> bool:
-        """Whether the interval of the difference lies below 0."""
-        return self.difference.is_clear and self.difference.mean < 0
-
 
 def change(run: RunRecord, reward: str) -> Change | None:
     """Return what became of one reward from the first to the last evaluation; None where it was not measured twice."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddpo.report.fixed_samples import measured, mirrors
+from ddpo.report.fixed_samples import measured
 from ddpo.report.tiles import LARGEST, encode, read_tiles
 from ddpo.report.wording import column_decimals, count, fixed, split_unit, with_error
 from ddpo.runs.configurations import ABSENT
@@ -68,7 +68,7 @@ def build_gallery(run: RunRecord, budget: int) -> Gallery | None:
     if tiled and (size != tiled[0][1][0].size or "jpeg" in uris[0][0][:15]):
         notes.append(f"Tiles are JPEGs of at most {min(LARGEST, max(size))} pixels here; samples/ has them as drawn.")
     shown = [evaluation for evaluation, _ in tiled] or chosen
-    names = [name for name in run.evaluations[-1].rewards if not mirrors(run, name)]
+    names = run.evaluations[-1].rewards
     frames = [
         _frame(run, evaluation, order, names, uris[place] if tiled else []) for place, evaluation in enumerate(shown)
     ]

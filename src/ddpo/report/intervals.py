@@ -32,7 +32,17 @@ class Mean:
     @property
     def is_clear(self) -> bool:
         """Whether the interval leaves 0 out; never so for a single value."""
-        return self.number > 1 and (self.low > 0 or self.high < 0)
+        return self.rose or self.fell
+
+    @property
+    def rose(self) -> bool:
+        """Whether the interval, that of a change, lies above 0; never so for a single value."""
+        return self.number > 1 and self.low > 0
+
+    @property
+    def fell(self) -> bool:
+        """Whether the interval, that of a change, lies below 0; never so for a single value."""
+        return self.number > 1 and self.high < 0
 
 
 def over_seeds(values: ArrayLike) -> Mean:

@@ -7,8 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import numpy as np
 
@@ -29,8 +28,8 @@ WORTH_SAYING = 0.1
 _BARS = "▁▂▃▄▅▆▇█"
 
 
-class Display(Protocol):
-    """What a run reports its progress to; also a context manager that stops on leaving."""
+class Display:
+    """What a run reports its progress to, and a context manager that stops on leaving. This one shows nothing."""
 
     def start(self, total_iterations: int, name: str) -> None:
         """Begin a run called `name`; its iterations are numbered 1 to `total_iterations`."""
@@ -47,11 +46,14 @@ class Display(Protocol):
     def stop(self) -> None:
         """End the display; calling it again does nothing."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+QuietDisplay = Display
 
 
 def make_display(quiet: bool = False) -> Display:
@@ -61,34 +63,7 @@ def make_display(quiet: bool = False) -> Display:
     return LiveDisplay() if sys.stdout.isatty() else PlainDisplay()
 
 
-class QuietDisplay:
-    """Shows nothing."""
-
-    def start(self, total_iterations: int, name: str) -> None:
-        """Do nothing."""
-
-    def phase(self, name: str, done: int, total: int) -> None:
-        """Do nothing."""
-
-    def iteration(self, metrics: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-    def message(self, text: str) -> None:
-        """Do nothing."""
-
-    def stop(self) -> None:
-        """Do nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-
-class PlainDisplay(QuietDisplay):
+class PlainDisplay(Display):
     """One line per iteration, for logs: `iteration 3/40  reward -1.842 ± 0.020  clip 0.12  6.3 s  left 3 min 53 s`."""
 
     def __init__(self, stream: TextIO | None = None, clock: Clock = time.monotonic) -> None:
@@ -123,7 +98,7 @@ class PlainDisplay(QuietDisplay):
         stream.flush()
 
 
-class LiveDisplay(QuietDisplay):
+class LiveDisplay(Display):
     """One panel that stays in place: bars of the run and of its phase, the reward with its trend, time left."""
 
     def __init__(self, console: Console | None = None, clock: Clock = time.monotonic) -> None:

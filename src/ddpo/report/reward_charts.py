@@ -8,7 +8,7 @@ import numpy as np
 
 from ddpo.report.chart import Chart, Line
 from ddpo.report.curve import NORMAL_95, running_mean
-from ddpo.report.fixed_samples import measured, mirrors
+from ddpo.report.fixed_samples import measured
 from ddpo.runs.record import EvaluationRecord, RunRecord
 
 COLOURS = 8
@@ -91,11 +91,7 @@ def _reward_chart(runs: Sequence[RunRecord], reward: str) -> Chart:
         mean = measured(evaluation, reward)
         return None if mean is None else (run.position(evaluation.iteration), mean.mean, mean.low, mean.high)
 
-    role = "Measured, not trained"
-    if any(run.trained_reward == reward for run in runs):
-        role = "The trained reward"
-    elif all(mirrors(run, reward) for run in runs):
-        role = "The trained reward with the opposite sign"
+    role = "The trained reward" if any(run.trained_reward == reward for run in runs) else "Measured, not trained"
     label = next((label for run in reversed(runs) if (label := run.label(reward)) != reward), reward)
     note = f"{role}: mean and 95 % interval."
     return Chart(label, note, x_label(runs), "mean of the fixed samples", _lines(runs, point))

@@ -11,7 +11,7 @@ import math
 from ddpo.report import training_signs as training
 from ddpo.report.findings import Finding, clear, reward_trend, sign, unknown
 from ddpo.report.fixed_samples import Change, other_changes, trained_change
-from ddpo.report.wording import alike, number, power_of_ten, signed_share, split_unit, with_error
+from ddpo.report.wording import alike, number, signed_share, split_unit, with_error
 from ddpo.runs.record import RunRecord
 
 DIVERSITY_FALL = 0.2
@@ -47,21 +47,19 @@ def _reward(run: RunRecord) -> list[Finding]:
     """Look what the trained reward did: on the fixed samples, else from the first to the last third of iterations."""
     subject, changed = "Reward of the fixed samples", trained_change(run)
     if changed is not None and changed.difference.number > 1:
-        key = f"evaluation/{changed.reward}/mean"
+        key, moved = f"evaluation/{changed.reward}/mean", changed.difference
         numbers = f"on the same prompts and seeds it changed by {_difference(run, changed)}"
-        rose, fell = changed.rose, changed.fell
     elif (thirds := reward_trend(run)) is not None:
-        subject, key = "Reward of the iterations", "reward/mean"
-        difference = with_error(thirds.change, thirds.error, sign=True)
+        subject, key, moved = "Reward of the iterations", "reward/mean", thirds
+        difference = with_error(thirds.mean, thirds.error, sign=True)
         numbers = f"from the first to the last third of the iterations it changed by {difference}"
-        rose, fell = thirds.rose, thirds.fell
     else:
         why = "it was not measured before and after training"
         return [unknown(subject, why if changed is None else "a single fixed sample has no standard error")]
-    if rose:
+    if moved.rose:
         return [clear(subject, numbers, key)]
     told = f"{numbers[0].upper()}{numbers[1:]}"
-    if fell:
+    if moved.fell:
         advice = "Lower learning_rate, and see with `ddpo reward score` that higher is better."
         return [sign("The reward fell", f"{told}.", key, advice=advice, grave=True)]
     text = f"{told}, and the 95 % interval of the difference includes 0: no clear improvement."
@@ -77,8 +75,8 @@ def _other_rewards(run: RunRecord) -> list[Finding]:
         name, key = split_unit(run.label(changed.reward))[0], f"evaluation/{changed.reward}/mean"
         before, after = alike(changed.before, changed.after)
         numbers = f"from {before} to {after} ({_difference(run, changed)})"
-        if not changed.fell:
-            what = "rose" if changed.rose else "did not clearly change,"
+        if not changed.difference.fell:
+            what = "rose" if changed.difference.rose else "did not clearly change,"
             found.append(clear(name, f"{what} {numbers}", key))
             continue
         text = (
@@ -116,12 +114,10 @@ def _divergence(run: RunRecord) -> list[Finding]:
     if measured[-1] < FAR_FROM_BASE:
         return [clear(subject, f"{number(measured[-1], 3)} nats a trajectory at the end")]
     # The best of n samples diverges by log n - (n - 1) / n nats, so d nats are the best of about exp(d + 1).
-    exponent = math.floor((measured[-1] + 1) / math.log(10))
     text = (
-        f"{_context(run)} a trajectory's divergence from the base model reached {number(measured[-1], 3)} nats. To "
-        f"move as far by choosing among the base model's own samples one would take the best of about "
-        f"{power_of_ten(exponent)}. No number of nats is wrong in itself, but far from the base model a reward is "
-        "worth doubting."
+        f"{_context(run)} a trajectory's divergence from the base model reached {number(measured[-1], 3)} nats: as far "
+        f"as the best of about {math.exp(min(measured[-1], 600) + 1):.0e} of the base model's own samples. No number "
+        "of nats is wrong in itself, but far from the base model a reward is worth doubting."
     )
     advice = "Compare with an earlier evaluation, or stop earlier."
     return [sign("Far from the base model", text, "evaluation/kl_to_base", advice=advice)]
@@ -132,7 +128,11 @@ def _context(run: RunRecord) -> str:
     changed = trained_change(run)
     if changed is None:
         return "Meanwhile"
-    return "While the trained reward rose," if changed.rose else "Although the trained reward did not clearly rise,"
+    return (
+        "While the trained reward rose,"
+        if changed.difference.rose
+        else "Although the trained reward did not clearly rise,"
+    )
 
 
 def _difference(run: RunRecord, changed: Change) -> str:

@@ -112,12 +112,6 @@ def split_unit(label: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else (label, "")
 
 
-def power_of_ten(exponent: int) -> str:
-    """Return `10¹³`."""
-    digits = {character: chr(0x2070 + int(character)) for character in "0456789"} | {"1": "¹", "2": "²", "3": "³"}
-    return "10" + "".join(digits[character] for character in str(exponent))
-
-
 def share(part: float) -> str:
     """Return a fraction as a percentage: `12 %`."""
     return f"{100 * part:.0f} %" if part >= 0.1 or part == 0 else f"{100 * part:.1f} %"
