@@ -54,13 +54,10 @@ def test_before_is_above_after(images, tmp_path):
     sheet = read(path)
     row = SIZE + 21 + GAP
     assert sheet.shape[0] == 4 * row + GAP  # before 0-4, after 0-4, before 5-9, after 5-9
-    left = sheet.shape[1] - 5 * (SIZE + GAP)
     for line, part in enumerate([before[:5], after[:5], before[5:], after[5:]]):
         for column, image in enumerate(part):
-            y, x = GAP + line * row, left + column * (SIZE + GAP)
+            y, x = GAP + line * row, GAP + column * (SIZE + GAP)
             np.testing.assert_array_equal(sheet[y : y + SIZE, x : x + SIZE], image)
-        label = sheet[GAP + line * row : GAP + line * row + SIZE, : left - GAP]
-        assert label.min() < 100  # ink of "before" or "after"
 
 
 def test_captions_wrap_and_keep_their_last_line():

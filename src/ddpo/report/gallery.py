@@ -10,7 +10,7 @@ import numpy as np
 
 from ddpo.report.fixed_samples import measured
 from ddpo.report.tiles import LARGEST, encode, read_tiles
-from ddpo.report.wording import column_decimals, count, fixed, split_unit, with_error
+from ddpo.report.wording import count, number, split_unit, with_error
 from ddpo.runs.configurations import ABSENT
 from ddpo.runs.record import EvaluationRecord, RunRecord
 
@@ -129,13 +129,6 @@ def _frame(
         if (mean := measured(evaluation, name)) is not None:
             words, unit = split_unit(run.label(name))
             means.append(f"{words} {with_error(mean.mean, mean.error)} {unit}".rstrip())
-    decimals = {name: _decimals(run, name) for name in names}
     scores = [evaluation.samples[index].rewards for index in order]
-    captions = [[fixed(score[name], decimals[name]) if name in score else ABSENT for name in names] for score in scores]
+    captions = [[number(score[name], 3) if name in score else ABSENT for name in names] for score in scores]
     return Frame(frame_title(run, evaluation.iteration), "; ".join(means), captions, tiles)
-
-
-def _decimals(run: RunRecord, reward: str) -> int:
-    """Return the decimals that all scores of a reward are written with."""
-    scores = [evaluation.scores(reward) for evaluation in (run.evaluations[0], run.evaluations[-1])]
-    return column_decimals([float(score) for score_B in scores if score_B is not None for score in score_B])

@@ -42,7 +42,7 @@ def draw_grid(
     cells = _cells(images, captions)
     columns = columns or _balanced_columns(len(images))
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    _write(_stack(rows, title, labels=None), path)
+    _write(_stack(rows, title), path)
 
 
 def draw_before_after(
@@ -56,18 +56,18 @@ def draw_before_after(
 ) -> None:
     """Write a PNG of the same prompts and seeds before and after training, one above the other.
 
-    `before` and `after` are `(N, H, W, 3)`, uint8. Rows labelled "before" and "after" alternate, each of up to 8
-    tiles.
+    `before` and `after` are `(N, H, W, 3)`, uint8. Rows of up to 8 tiles before and after alternate.
 
     Raises ValueError when shapes, dtype or counts do not fit.
     """
     if before.shape != after.shape:
         raise ValueError(f"before {before.shape} and after {after.shape} must have the same shape")
-    pair = {"before": _cells(before, captions_before), "after": _cells(after, captions_after)}
-    columns = math.ceil(len(before) / math.ceil(len(before) / 8))
-    starts = range(0, len(before), columns)
-    rows = [cells[start : start + columns] for start in starts for cells in pair.values()]
-    _write(_stack(rows, title, [*pair] * len(starts)), path)
+    captions = [f"before: {text}" for text in captions_before] + [f"after: {text}" for text in captions_after]
+    cells, number = _cells(np.concatenate([before, after]), captions), len(before)
+    columns = math.ceil(number / math.ceil(number / 8))
+    pairs = (slice(start, min(start + columns, number)) for start in range(0, number, columns))
+    rows = [part[place] for place in pairs for part in (cells[:number], cells[number:])]
+    _write(_stack(rows, title), path)
 
 
 def draw_tiles(images: Pixels, path: str | Path) -> None:
@@ -133,26 +133,20 @@ def wrap(caption: str, width: float, font: Font) -> str:
     return "\n".join(line for lines in wrapped for line in lines)
 
 
-def _stack(rows: list[list[Image]], title: str | None, labels: list[str] | None) -> Image:
-    """Return the rows of cells on one sheet, a title above and a label left of each row."""
+def _stack(rows: list[list[Image]], title: str | None) -> Image:
+    """Return the rows of cells on one sheet, a title above."""
     from PIL import Image, ImageDraw
 
     width, height = rows[0][0].size
     top = GAP + (TITLE_SIZE + GAP if title else 0)
-    font = _font(TITLE_SIZE)
-    left = GAP + (math.ceil(max(font.getlength(label) for label in labels)) + GAP if labels else 0)
-    columns = max(len(row) for row in rows)
-    size = (left + columns * (width + GAP), top + len(rows) * (height + GAP))
+    size = (GAP + max(len(row) for row in rows) * (width + GAP), top + len(rows) * (height + GAP))
     sheet = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(sheet)
     if title:
-        draw.text((left, GAP), wrap(title, size[0] - left - GAP, font).split("\n")[0], fill=INK, font=font)
-    for row_number, row in enumerate(rows):
-        y = top + row_number * (height + GAP)
-        if labels:
-            draw.text((GAP, y + height // 2 - TITLE_SIZE), labels[row_number], fill=INK, font=font)
+        font = _font(TITLE_SIZE)
+        ImageDraw.Draw(sheet).text((GAP, GAP), wrap(title, size[0] - 2 * GAP, font).split("\n")[0], INK, font)
+    for line, row in enumerate(rows):
         for column, cell in enumerate(row):
-            sheet.paste(cell, (left + column * (width + GAP), y))
+            sheet.paste(cell, (GAP + column * (width + GAP), top + line * (height + GAP)))
     return sheet
 
 

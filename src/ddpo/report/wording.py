@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 
 from ddpo.report.intervals import Mean
 
@@ -65,24 +64,8 @@ def alike(*values: float) -> list[str]:
     """Return values with the same number of decimals, enough to tell them apart: `−2.34` and `−1.69`."""
     spread = max(values) - min(values)
     scale = spread if spread > 0 else max(abs(value) for value in values)
-    return [fixed(value, _decimals(scale, 2)) for value in values]
-
-
-def column_decimals(values: Sequence[float]) -> int:
-    """Return the decimals that give the largest of `values` three digits; 0 where all are whole."""
-    largest = max((abs(value) for value in values), default=0.0)
-    return 0 if all(value == int(value) for value in values) else _decimals(largest, 3)
-
-
-def fixed(value: float, decimals: int) -> str:
-    """Return `value` with so many decimals."""
-    text = f"{value:,.{decimals}f}"
-    return text.replace("-", MINUS) if float(text.replace(",", "")) else text.lstrip("-")
-
-
-def _decimals(scale: float, digits: int) -> int:
-    """Return the decimals that show `digits` digits of a number as large as `scale`."""
-    return min(8, max(0, digits - 1 - math.floor(math.log10(scale)))) if scale > 0 else 0
+    decimals = min(8, max(0, 1 - math.floor(math.log10(scale)))) if scale > 0 else 0
+    return [f"{value:z,.{decimals}f}".replace("-", MINUS) for value in values]
 
 
 def duration(seconds: float) -> str:
