@@ -61,7 +61,7 @@ def test_a_large_divergence_is_compared_with_the_best_of_n(nats, seen):
     run = record(evaluation(0, size=BEFORE, kl_to_base=0.0), evaluation(8, size=AFTER, kl_to_base=nats))
     assert ("Far from the base model" in signs(run)) is seen
     if seen:  # log n - (n - 1) / n = 22.1 nats at n = exp(23.1) = 1.08e10
-        assert "the best of about 1e+10" in signs(run)["Far from the base model"].text
+        assert "the best of about 10^10 of" in signs(run)["Far from the base model"].text
 
 
 def test_flat_and_falling_rewards():
@@ -133,13 +133,10 @@ def test_a_replay_that_is_hardly_exact(clip, error, seen):
     assert ("The replay is barely exact enough" in signs(replace(run, dimensions=1024))) is seen
 
 
-@pytest.mark.parametrize(
-    ("key", "subject"), [("updates_skipped", "Updates are left out"), ("reward__skipped", "The reward fails")]
-)
-def test_what_is_left_out(key, subject):
-    config = {"samples_per_iteration": 100, "updates_per_iteration": 100}
-    assert signs(record(config=config, **{key: [9, 10, 10]})) == {}
-    assert subject in signs(record(config=config, **{key: [10, 10, 10]}))
+@pytest.mark.parametrize(("skipped", "seen"), [([9, 10, 10], False), ([10, 10, 10], True)])
+def test_updates_that_are_left_out(skipped, seen):
+    run = record(config={"updates_per_iteration": 50, "inner_epochs": 2}, updates_skipped=skipped)
+    assert ("Updates are left out" in signs(run)) is seen
 
 
 def test_few_iterations_say_nothing():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterable
 
 from ddpo.report.chart import Chart, Line
 from ddpo.report.reward_charts import x_label
@@ -72,10 +71,10 @@ def total_seconds(run: RunRecord) -> float | None:
 def other_metrics(run: RunRecord) -> list[tuple[str, ...]]:
     """Return key, first, last, lowest and highest value of every metric that nothing else on the page shows."""
     charted = {key for metric, *_ in _DIAGNOSTICS for key in _charted(run, metric)}
-    shown = charted | _SHOWN_ELSEWHERE | set(_evaluation_keys(run))
+    shown = charted | _SHOWN_ELSEWHERE
     rows: list[tuple[str, ...]] = []
     for key in run.keys:
-        if key in shown or key.startswith("time/"):
+        if key in shown or key.startswith("time/") or (run.evaluations and key.startswith("evaluation/")):
             continue
         if y := run.series(key)[1]:
             rows.append((key, *(number(value) for value in (y[0], y[-1], min(y), max(y)))))
@@ -100,10 +99,3 @@ def _line(run: RunRecord, key: str, style: str) -> Line:
     names = {1: "fifth 1, noisiest", 5: "fifth 5, last"}
     bucket = int(match[2])
     return Line(names.get(bucket, f"fifth {bucket}"), f"bucket-{(bucket - 1) % _STYLES + 1}", x, y)
-
-
-def _evaluation_keys(run: RunRecord) -> Iterable[str]:
-    """Yield the metrics that repeat what the records of the fixed samples say."""
-    if run.evaluations:
-        yield from (f"evaluation/{reward}/mean" for reward in run.evaluations[-1].rewards)
-        yield from ("evaluation/diversity", "evaluation/kl_to_base")

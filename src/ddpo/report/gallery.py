@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ddpo.report.fixed_samples import measured
-from ddpo.report.tiles import LARGEST, encode, read_tiles
+from ddpo.report.tiles import encode, read_tiles
 from ddpo.report.wording import count, number, split_unit, with_error
 from ddpo.runs.configurations import ABSENT
 from ddpo.runs.record import EvaluationRecord, RunRecord
@@ -46,7 +46,7 @@ class Gallery:
     rewards: list[tuple[str, str]]
     """Name and unit of each reward in the captions, the trained one first."""
     tile_size: tuple[int, int]
-    """Width and height in pixels."""
+    """Width and height as they were drawn, pixels."""
     notes: list[str] = field(default_factory=list)
     """Sentences on what is not shown, or not as it was."""
 
@@ -64,9 +64,9 @@ def build_gallery(run: RunRecord, budget: int) -> Gallery | None:
         notes.append(f"Of the {len(order):,} fixed samples {MOST_SAMPLES} are shown: the best and the worst.")
         order = [*order[: MOST_SAMPLES // 2], *order[-MOST_SAMPLES // 2 :]]
     tiled = _with_tiles(chosen, order, notes)
-    uris, size = encode([tiles for _, tiles in tiled], budget)
-    if tiled and (size != tiled[0][1][0].size or "jpeg" in uris[0][0][:15]):
-        notes.append(f"Tiles are JPEGs of at most {min(LARGEST, max(size))} pixels here; samples/ has them as drawn.")
+    uris = encode([tiles for _, tiles in tiled], budget)
+    if tiled and uris[0][0].startswith("data:image/jpeg"):
+        notes.append("Tiles are JPEGs here, large ones shrunk; samples/ has them as drawn.")
     shown = [evaluation for evaluation, _ in tiled] or chosen
     names = run.evaluations[-1].rewards
     frames = [
@@ -74,7 +74,9 @@ def build_gallery(run: RunRecord, budget: int) -> Gallery | None:
     ]
     identities = run.evaluations[-1].identities
     rewards = [split_unit(run.label(name)) for name in names]
-    return Gallery(frames, [identities[index] for index in order], rewards, size, notes)
+    return Gallery(
+        frames, [identities[index] for index in order], rewards, tiled[0][1][0].size if tiled else (1, 1), notes
+    )
 
 
 def frame_title(run: RunRecord, iteration: int) -> str:

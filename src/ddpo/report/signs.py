@@ -80,8 +80,8 @@ def _other_rewards(run: RunRecord) -> list[Finding]:
             found.append(clear(name, f"{what} {numbers}", key))
             continue
         text = (
-            f"{_context(run)} {name} fell {numbers}. A trained reward that rises while another measure of the same "
-            "samples falls is what overoptimisation looks like; the fixed samples show what was given up."
+            f"On the same prompts and seeds {name} fell {numbers}. A trained reward that rises while another measure of "
+            "the same samples falls is what overoptimisation looks like; the samples show what was given up."
         )
         advice = "Keep an earlier model, or train on a sum of both rewards."
         found.append(sign(f"{name} fell", text, key, advice=advice))
@@ -99,7 +99,7 @@ def _diversity(run: RunRecord) -> list[Finding]:
     if change > -DIVERSITY_FALL:
         return [clear(subject, f"went {numbers}")]
     text = (
-        f"{_context(run)} the mean difference of two fixed samples fell {numbers}: the samples became more alike. "
+        f"The mean difference of two fixed samples fell {numbers}: the samples became more alike. "
         "Some rewards ask for that (plain pictures are small pictures); otherwise it is a sign of collapse."
     )
     advice = "Stop earlier, or lower learning_rate."
@@ -115,24 +115,12 @@ def _divergence(run: RunRecord) -> list[Finding]:
         return [clear(subject, f"{number(measured[-1], 3)} nats a trajectory at the end")]
     # The best of n samples diverges by log n - (n - 1) / n nats, so d nats are the best of about exp(d + 1).
     text = (
-        f"{_context(run)} a trajectory's divergence from the base model reached {number(measured[-1], 3)} nats: as far "
-        f"as the best of about {math.exp(min(measured[-1], 600) + 1):.0e} of the base model's own samples. No number "
+        f"A trajectory's divergence from the base model reached {number(measured[-1], 3)} nats: as far "
+        f"as the best of about 10^{(measured[-1] + 1) / math.log(10):.0f} of the base model's own samples. No number "
         "of nats is wrong in itself, but far from the base model a reward is worth doubting."
     )
     advice = "Compare with an earlier evaluation, or stop earlier."
     return [sign("Far from the base model", text, "evaluation/kl_to_base", advice=advice)]
-
-
-def _context(run: RunRecord) -> str:
-    """Return the beginning of a sentence: what the trained reward did meanwhile."""
-    changed = trained_change(run)
-    if changed is None:
-        return "Meanwhile"
-    return (
-        "While the trained reward rose,"
-        if changed.difference.rose
-        else "Although the trained reward did not clearly rise,"
-    )
 
 
 def _difference(run: RunRecord, changed: Change) -> str:

@@ -45,35 +45,28 @@ def read_tiles(tiles: Tiles, indices: Sequence[int]) -> list[Image]:
     return cut
 
 
-def encode(frames: Sequence[Sequence[Image]], budget: int = BUDGET) -> tuple[list[list[str]], tuple[int, int]]:
-    """Return the data URI of every tile, together about `budget` bytes at most, and their width and height.
+def encode(frames: Sequence[Sequence[Image]], budget: int = BUDGET) -> list[list[str]]:
+    """Return the data URI of every tile, together about `budget` bytes at most.
 
     Few pixels stay as they are; many are shrunk, each by itself, and encoded lossily.
     """
-    pixels = sum(tile.width * tile.height for tiles in frames for tile in tiles)
-    longest = max((side for tiles in frames for tile in tiles for side in tile.size), default=1)
+    sizes = [tile.size for tiles in frames for tile in tiles]
+    longest = max((side for size in sizes for side in size), default=1)
+    pixels = sum(width * height for width, height in sizes)
     lossless = pixels * _LOSSLESS_BYTES_PER_PIXEL <= budget and longest <= LARGEST
     limit = min(LARGEST, longest)
     while True:
-        uris, bytes_, size = [], 0, (1, 1)
-        for tiles in frames:
-            encoded = [_encoded(tile, limit, lossless) for tile in tiles]
-            uris.append([uri for uri, _ in encoded])
-            bytes_ += sum(len(uri) * 3 // 4 for uri, _ in encoded)
-            size = encoded[0][1]
-        if lossless or bytes_ <= budget or limit <= SMALLEST:
-            return uris, size
+        encoded = [[_encoded(tile, limit, lossless) for tile in tiles] for tiles in frames]
+        total = sum(len(uri) * 3 // 4 for tiles in encoded for uri in tiles)
+        if lossless or total <= budget or limit <= SMALLEST:
+            return encoded
         limit = max(SMALLEST, int(_SHRINK * limit))
 
 
-def _encoded(tile: Image, limit: int, lossless: bool) -> tuple[str, tuple[int, int]]:
-    """Return the data URI of a tile whose longer side has at most `limit` pixels, and its size."""
-    small = tile.copy()
+def _encoded(tile: Image, limit: int, lossless: bool) -> str:
+    """Return the data URI of a tile whose longer side is to have `limit` pixels at most."""
+    small, buffer = tile.copy(), io.BytesIO()
     small.thumbnail((limit, limit))
-    buffer = io.BytesIO()
-    if lossless:
-        small.save(buffer, "PNG")
-    else:
-        small.save(buffer, "JPEG", quality=85)
     kind = "png" if lossless else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}", small.size
+    small.save(buffer, kind, quality=85)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

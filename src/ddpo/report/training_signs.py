@@ -31,7 +31,7 @@ COLLAPSE = 0.5
 COLLAPSE_ERRORS = 3.0
 """Standard errors by which the reward must have risen and fallen again: the best of many moments is high by chance."""
 LEFT_OUT = 0.1
-"""Share of updates, or of samples, left out from which it is a sign."""
+"""Share of the updates left out from which it is a sign."""
 
 
 def length(run: RunRecord) -> list[Finding]:
@@ -85,11 +85,9 @@ def ratio(run: RunRecord) -> list[Finding]:
     if not (errors := run.series(key)[1]):
         return []  # the algorithm has no ratio
     worst, tolerance = max(errors), _tolerance(run)
-    if tolerance is None:
-        text = f"at most {number(worst, 2)}; the run itself stops above a tenth of the clip"
-        return [clear(subject, text, key)]
-    numbers = f"at most {number(worst, 2)}, tolerated are {number(tolerance, 2)}"
-    if worst <= NEAR_TOLERANCE * tolerance:
+    told = "is a tenth of the clip" if tolerance is None else f"are {number(tolerance, 2)}"
+    numbers = f"at most {number(worst, 2)}, tolerated {told}"
+    if tolerance is None or worst <= NEAR_TOLERANCE * tolerance:
         return [clear(subject, numbers, key)]
     text = (
         f"Replaying the rollout before the first update gives ratios that are off by {numbers}. The rest of the clip "
@@ -134,26 +132,17 @@ def collapse(run: RunRecord) -> list[Finding]:
 
 
 def left_out(run: RunRecord) -> list[Finding]:
-    """Look how many updates changed no weight, and on how many samples the reward failed."""
-    found = []
-    samples, updates = finite(run.config.get("samples_per_iteration")), _updates(run)
-    for key, planned, what, subject, why, advice in (
-        ("updates_skipped", updates, "Updates left out", "Updates are left out",
-         "of the updates changed no weight: their gradient overflowed in fp16, or was not finite.",
-         "precision=bf16 or fp32 does not overflow; where that is set, lower learning_rate."),
-        ("reward/skipped", samples, "Samples left out", "The reward fails",
-         "of the samples were left out because the reward failed on their prompts.",
-         "Try it with `ddpo doctor` and `ddpo reward score`."),
-    ):  # fmt: skip
-        missing = run.series(key)[1]
-        if not missing or not planned:
-            continue
-        part = sum(missing) / (planned * len(missing))
-        if part < LEFT_OUT:
-            found.append(clear(what, f"{sum(missing):,.0f}", key))
-        else:
-            found.append(sign(subject, f"{share(part)} {why}", key, advice=advice))
-    return found
+    """Look how many updates changed no weight."""
+    key, planned = "updates_skipped", _updates(run)
+    missing = run.series(key)[1]
+    if not missing or not planned:
+        return []
+    part = sum(missing) / (planned * len(missing))
+    if part < LEFT_OUT:
+        return [clear("Updates left out", f"{sum(missing):,.0f}", key)]
+    text = f"{share(part)} of the updates changed no weight: their gradient overflowed in fp16, or was not finite."
+    advice = "precision=bf16 or fp32 does not overflow; where that is set, lower learning_rate."
+    return [sign("Updates are left out", text, key, advice=advice)]
 
 
 def _updates(run: RunRecord) -> float | None:

@@ -176,12 +176,10 @@ class RunRecord:
     @property
     def trained_reward(self) -> str | None:
         """Key of the trained reward, from the newest evaluation that says it, or from the configuration."""
-        for evaluation in reversed(self.evaluations):
-            if evaluation.trained_reward is not None:
-                return evaluation.trained_reward
         reward = self.config.get("reward")
-        name = reward.get("name") if isinstance(reward, Mapping) else reward
-        return None if name is None else str(name)
+        configured = reward.get("name") if isinstance(reward, Mapping) else reward
+        known = [name for each in self.evaluations if (name := each.trained_reward) is not None]
+        return str(known[-1] if known else configured) if known or configured is not None else None
 
     def label(self, reward: str) -> str:
         """Return words with the unit for a reward."""
@@ -191,13 +189,10 @@ class RunRecord:
 def comparable(evaluations: Sequence[EvaluationRecord]) -> tuple[list[EvaluationRecord], list[str]]:
     """Return the evaluations of the newest one's prompts and seeds by iteration, and sentences on those left out."""
     ordered = sorted(evaluations, key=lambda evaluation: evaluation.iteration)
-    kept = [evaluation for evaluation in ordered if evaluation.identities == ordered[-1].identities]
-    left_out = [
-        f"The fixed samples of iteration {evaluation.iteration} have other prompts or seeds and are left out."
-        for evaluation in ordered
-        if evaluation not in kept
-    ]
-    return kept, left_out
+    kept = [each for each in ordered if each.identities == ordered[-1].identities]
+    others = [str(each.iteration) for each in ordered if each not in kept]
+    told = f"The fixed samples of iteration {', '.join(others)} have other prompts or seeds and are left out."
+    return kept, [told] if others else []
 
 
 def finite(value: object) -> float | None:
