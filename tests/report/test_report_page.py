@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -56,9 +57,6 @@ class Page(HTMLParser):
 
     def all(self, name: str) -> list[dict[str, str | None]]:
         return [attributes for _, attributes in self.elements if name in (attributes.get("class") or "").split()]
-
-    def titles(self, level: str = "h4") -> list[str]:
-        return [tag for tag, _ in self.elements if tag == level]
 
 
 def page_of(*folders: RunFolder) -> Page:
@@ -270,9 +268,15 @@ def test_runs_with_other_rewards_get_a_curve_each(tmp_path, run):
     assert page_of(run, write_run(tmp_path / "same", iterations=4)).words.count("Reward through training") == 1
 
 
+def test_one_path_twice_is_numbered(tmp_path):
+    assert distinct_names([tmp_path / "a", tmp_path / "a"])[1].endswith("/a (2)")
+    assert distinct_names([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
+
+
 def test_a_long_run_stays_a_page(tmp_path):
-    folder = write_run(tmp_path / "run", iterations=3000, every=1500, samples=2, size=8)
-    assert len(render_page([folder.read()])) < 0.7e6
+    run = write_run(tmp_path / "run", iterations=30, every=15, samples=2, size=8).read()
+    rows = [row | {"iteration": n, "reward_queries": 128 * n} for n, row in enumerate(100 * run.metrics, 1)]
+    assert len(render_page([replace(run, metrics=rows)])) < 0.7e6
 
 
 def test_many_large_tiles_stay_a_page(tmp_path):

@@ -21,17 +21,11 @@ _COLOUR = "#1f5fa8"
 
 
 def draw_curve(
-    metrics: Sequence[Mapping[str, Any]],
-    path: str | Path,
-    *,
-    title: str = "",
-    label: str = "reward",
-    window: int | None = None,
+    metrics: Sequence[Mapping[str, Any]], path: str | Path, *, title: str = "", label: str = "reward"
 ) -> None:
     """Write a PNG of the mean reward against reward queries.
 
-    Points are the means of the iterations (`reward/mean`); the line is their running mean over `window`
-    iterations (default: a tenth of them; an even number counts as the next odd one) and the band its 95 %
+    Points are the means of the iterations (`reward/mean`); the line is their running mean and the band its 95 %
     interval, from `reward/standard_error`. `label` is the reward's name with its unit.
 
     Raises RunFolderError when no iteration holds `reward_queries` and a finite `reward/mean`.
@@ -39,13 +33,13 @@ def draw_curve(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = [[finite(entry.get(key)) for key in ("reward_queries", "reward/mean", "reward/standard_error")]
-            for entry in metrics]  # fmt: skip
+    keys = ("reward_queries", "reward/mean", "reward/standard_error")
+    rows = [[finite(entry.get(key)) for key in keys] for entry in metrics]
     known = [(queries, mean, error or 0.0) for queries, mean, error in rows if queries is not None and mean is not None]
     if not known:
         raise RunFolderError(f"Nothing to draw in '{path}': no iteration has reward_queries and reward/mean.")
     queries_N, mean_N, error_N = np.array(known).T
-    smooth_N, smooth_error_N = running_mean(mean_N, error_N, window)
+    smooth_N, smooth_error_N = running_mean(mean_N, error_N)
     reach_N = NORMAL_95 * smooth_error_N
 
     figure = Figure(figsize=(7.5, 4.5), dpi=150, layout="constrained")

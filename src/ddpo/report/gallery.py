@@ -56,9 +56,10 @@ def build_gallery(run: RunRecord, budget: int) -> Gallery | None:
     if not run.evaluations:
         return None
     notes: list[str] = []
-    chosen = _evenly(run.evaluations, MOST_FRAMES)
-    if len(chosen) < len(run.evaluations):
-        notes.append(f"The slider has {len(chosen)} of the {len(run.evaluations)} evaluations.")
+    total = len(run.evaluations)
+    chosen = [run.evaluations[place] for place in np.linspace(0, total - 1, min(total, MOST_FRAMES)).astype(int)]
+    if len(chosen) < total:
+        notes.append(f"The slider has {len(chosen)} of the {total} evaluations.")
     order = _best_first(run)
     if len(order) > MOST_SAMPLES:
         notes.append(f"Of the {len(order):,} fixed samples {MOST_SAMPLES} are shown: the best and the worst.")
@@ -87,12 +88,6 @@ def frame_title(run: RunRecord, iteration: int) -> str:
     return f"After {count(iteration, 'iteration')}{queries}"
 
 
-def _evenly(evaluations: Sequence[EvaluationRecord], most: int) -> list[EvaluationRecord]:
-    """Return at most so many evaluations, evenly chosen, with the first and the last."""
-    places = np.linspace(0, len(evaluations) - 1, min(most, len(evaluations))).round().astype(int)
-    return [evaluations[place] for place in places]
-
-
 def _best_first(run: RunRecord) -> list[int]:
     """Return the indices of all samples by their trained reward at the last evaluation, where that was measured."""
     newest = run.evaluations[-1]
@@ -111,14 +106,9 @@ def _with_tiles(
             missing.append(f"There are no tiles of iteration {evaluation.iteration}.")
             continue
         try:
-            cut = read_tiles(evaluation.tiles, order)
+            tiled.append((evaluation, read_tiles(evaluation.tiles, order)))
         except ValueError as error:
             missing.append(f"The samples of iteration {evaluation.iteration} are left out: {error}.")
-            continue
-        if tiled and cut[0].size != tiled[0][1][0].size:
-            missing.append(f"The samples of iteration {evaluation.iteration} are left out: they have another size.")
-            continue
-        tiled.append((evaluation, cut))
     notes += missing if tiled else ["This run has no tiles to show: only the scores of its samples."]
     return tiled
 

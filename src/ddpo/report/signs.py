@@ -80,8 +80,8 @@ def _other_rewards(run: RunRecord) -> list[Finding]:
             found.append(clear(name, f"{what} {numbers}", key))
             continue
         text = (
-            f"On the same prompts and seeds {name} fell {numbers}. A trained reward that rises while another measure of "
-            "the same samples falls is what overoptimisation looks like; the samples show what was given up."
+            f"On the same prompts and seeds {name} fell {numbers}. A trained reward that rises while another measure "
+            "of the same samples falls is what overoptimisation looks like; the samples show what was given up."
         )
         advice = "Keep an earlier model, or train on a sum of both rewards."
         found.append(sign(f"{name} fell", text, key, advice=advice))
