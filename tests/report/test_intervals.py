@@ -58,11 +58,30 @@ def test_clusters_are_resampled_whole():
 
 
 def test_equal_clusters_are_their_means():
-    values = np.random.default_rng(6).normal(size=(12, 4))
-    labels = [prompt for prompt in range(12) for _ in range(4)]
+    values = np.random.default_rng(6).normal(size=(24, 4))
+    labels = [prompt for prompt in range(24) for _ in range(4)]
     ours, means = bootstrap(values.ravel(), clusters=labels), bootstrap(values.mean(1))
     assert (ours.mean, ours.error) == pytest.approx((means.mean, means.error))
     assert (ours.low, ours.high) == pytest.approx((means.low, means.high))
+
+
+def test_two_clusters_have_students_interval():
+    # means 1 and 3: error 1, and t(0.975, 1) = 12.706 from tables; resampled, their range 1 to 3 would be the interval
+    mean = bootstrap([1.0, 1.0, 3.0, 3.0], clusters=["cat", "cat", "dog", "dog"])
+    assert (mean.mean, mean.error, mean.number) == pytest.approx((2, 1, 2))
+    assert (mean.low, mean.high) == pytest.approx((2 - 12.706, 2 + 12.706), abs=1e-3)
+
+
+@pytest.mark.parametrize("number", [2, 3, 6, 19, 20])
+def test_intervals_of_few_clusters_hold_the_mean_as_often_as_they_say(number):
+    generator = np.random.default_rng(number)
+    labels = [index for index in range(number) for _ in range(3)]
+    held = 0
+    for _ in range(1000):
+        values = np.repeat(generator.normal(size=number), 3) + 0.5 * generator.normal(size=3 * number)
+        mean = bootstrap(values, clusters=labels, resamples=500)
+        held += mean.low <= 0 <= mean.high
+    assert held >= 915  # of 950; five standard errors are 35
 
 
 def test_a_single_cluster_has_no_interval():

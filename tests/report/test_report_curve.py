@@ -44,10 +44,10 @@ def test_running_mean_and_its_error():
     mean_N, error_N = np.array([1.0, 2.0, 6.0, 3.0]), np.array([0.3, 0.4, 1.2, 0.9])
     smooth_N, smooth_error_N = running_mean(mean_N, error_N, 3)
     # (1+2)/2, (1+2+6)/3, (2+6+3)/3, (6+3)/2
-    np.testing.assert_allclose(smooth_N, [1.5, 3.0, 11 / 3, 4.5], rtol=1e-15)
+    np.testing.assert_allclose(smooth_N, [1.5, 3.0, 11 / 3, 4.5], rtol=1e-14)
     # sqrt(.09+.16)/2 = .25, sqrt(.09+.16+1.44)/3 = 1.3/3, sqrt(.16+1.44+.81)/3, sqrt(1.44+.81)/2 = .75
     np.testing.assert_allclose(smooth_error_N, [0.25, 1.3 / 3, math.sqrt(2.41) / 3, 0.75], rtol=1e-14)
-    np.testing.assert_array_equal(running_mean(mean_N, error_N, 1), (mean_N, error_N))
+    np.testing.assert_allclose(running_mean(mean_N, error_N, 1), (mean_N, error_N), rtol=1e-15)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ def test_training_ends_with_a_report(tiny_config):
     folder = train(tiny_config()).folder
     page = folder.report.read_text()
     assert "After 2 iterations, 16 reward queries" in page
-    assert page.count("data:image/png") == 3  # before training and after each iteration
+    assert page.count("data:image/png") == 2 * (3 + 1)  # 2 samples at 3 evaluations, and as they are shown at first
     record = folder.read()
     assert [evaluation.iteration for evaluation in record.evaluations] == [0, 1, 2]
     assert record.problems == []

@@ -107,7 +107,9 @@ class _Bar:
             self._tasks[model] = self._progress.add_task(model, total=total)
         self._progress.update(self._tasks[model], completed=done)
         if done == total and self._progress.disable:
-            typer.echo(f"{model}: {total} samples", err=True)
+            from ddpo.report.wording import count
+
+            typer.echo(f"{model}: {count(total, 'sample')}", err=True)
 
 
 def _print_table(comparison: Comparison) -> None:
@@ -115,9 +117,10 @@ def _print_table(comparison: Comparison) -> None:
     from rich.table import Table
 
     from ddpo.report.intervals import LEVEL
+    from ddpo.report.wording import count
 
     prompts, seeds = len(comparison.prompts), comparison.seeds
-    title = f"{prompts} prompt{'s'[: prompts > 1]} x {seeds} seed{'s'[: seeds > 1]} = {prompts * seeds} samples"
+    title = f"{count(prompts, 'prompt')} x {count(seeds, 'seed')} = {count(prompts * seeds, 'sample')}"
     headings = ["mean"] if comparison.trained is None else ["base", "trained", f"change [{100 * LEVEL:.0f} % interval]"]
     table = Table("", *headings, title=title)
     for key, label in comparison.labels.items():
@@ -128,14 +131,9 @@ def _print_table(comparison: Comparison) -> None:
 
 
 def _cells(paired: Paired) -> list[str]:
-    from ddpo.report.curve import MINUS
-    from ddpo.report.progress import with_error
-    from ddpo.report.wording import with_interval
+    from ddpo.report.wording import plain, with_error, with_interval
 
-    means = [mean for mean in (paired.base, paired.trained) if mean is not None]
-    cells = [with_error(mean.mean, mean.error) for mean in means]
-    return (
-        cells
-        if paired.difference is None
-        else [*cells, with_interval(paired.difference, sign=True).replace(MINUS, "-")]
-    )
+    cells = [with_error(mean.mean, mean.error) for mean in (paired.base, paired.trained) if mean is not None]
+    if paired.difference is not None:
+        cells.append(with_interval(paired.difference, sign=True))
+    return [plain(cell) for cell in cells]

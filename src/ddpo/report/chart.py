@@ -1,4 +1,4 @@
-"""Line charts as inline SVG that any width, theme or printer can show: places in percent, drawn by assets/page.html.
+"""Line charts as inline SVG for any width and theme, drawn by assets/page.html.
 
 Shapes lie on a square of `SIZE` units that the browser stretches; strokes keep their width, and text stands beside
 the SVG as HTML, so that it is never stretched.
@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
 
 from ddpo.report.wording import number
+from ddpo.runs.record import Floats
 
-SIZE = 1000
-"""Units of the drawing's sides."""
-MANY_POINTS = 80
-"""Lines of more points are drawn without dots."""
+SIZE = 2000
+"""Units of the drawing's sides: a shape is placed to half a pixel and better."""
+POINTS = 400
+"""Points of a line at most, about as many as a chart has pixels."""
 _TICKS = 4
 _LOG_FROM = 20
 """A logarithmic axis is used when the largest positive value is this many times the smallest."""
@@ -34,8 +37,18 @@ class Line:
     low: Sequence[float] | None = None
     """Lower edge of the band around the line."""
     high: Sequence[float] | None = None
-    shape: Literal["points", "line", "dots"] = "points"
-    """A line with a dot at each point, without dots, or faint dots without a line."""
+    dots: bool = False
+    """Faint dots instead of a line; they are left out of the legend."""
+
+    @property
+    def course(self) -> str:
+        """The first and the last value in words."""
+        return " → ".join(number(value, 3) for value in (self.y if len(self.y) == 1 else (self.y[0], self.y[-1])))
+
+    @property
+    def columns(self) -> list[Floats]:
+        """The values of the line and, where it has one, of its band."""
+        return [np.asarray(part) for part in (self.y, self.low, self.high) if part is not None]
 
 
 @dataclass(frozen=True)
@@ -52,42 +65,25 @@ class Chart:
     """Whether a logarithmic axis is wanted; values that are not positive lie on its lower edge."""
     from_zero: bool = False
     """Whether the axis of values begins at 0."""
-    reference: tuple[float, str] | None = None
-    """A level to compare with, and its name."""
     large: bool = False
 
 
 @dataclass(frozen=True)
-class PlacedLine:
-    """A line in units of the drawing, as SVG path data."""
-
-    name: str
-    style: str
-    path: str
-    dots: str
-    band: str
-    faint: bool
-
-
-@dataclass(frozen=True)
-class PlacedChart:
-    """A chart ready to be drawn: all places in percent of the plot, x from the left, y from the bottom."""
+class Drawing:
+    """A chart ready to be drawn: shapes in units, ticks in percent of the plot, from the left and from the bottom."""
 
     chart: Chart
-    lines: list[PlacedLine]
+    shapes: list[tuple[Line, str, str]]
+    """Each line with the path data of its points and of its band, which may be empty."""
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
-    reference: float | None
     is_log: bool
-    summary: str
-    """The chart in words, for those who do not see it."""
-    points: list[dict[str, Any]] = field(default_factory=list)
-    """For the readout: places with the values of every line there."""
 
     @property
-    def all_zero(self) -> bool:
-        """Whether there is nothing but zeros to show."""
-        return not any(value for line in self.chart.lines for value in line.y)
+    def summary(self) -> str:
+        """The chart in words, for those who do not see it."""
+        chart, told = self.chart, [f"{line.name}: {line.course}" for line, *_ in self.shapes if not line.dots]
+        return f"Line chart, {chart.title}, {chart.y_label} against {chart.x_label}. {'; '.join(told)}."
 
     @property
     def y_width(self) -> int:
@@ -100,119 +96,89 @@ class _Axis:
     low: float
     high: float
     log: bool = False
+    """Whether it is logarithmic: `low` and `high` are exponents of ten then."""
 
-    def place(self, value: float) -> float:
-        """Return the place of a value, 0 to 1; outside values lie on the edge."""
-        if self.log:
-            low, high = math.log10(self.low), math.log10(self.high)
-            value = math.log10(max(value, self.low))
-        else:
-            low, high = self.low, self.high
-        return min(1.0, max(0.0, (value - low) / (high - low)))
+    def place(self, value_N: Floats) -> Floats:
+        """Return the places of values, 0 to 1; outside values lie on the edge."""
+        scaled_N = np.log10(np.maximum(value_N, 10.0**self.low)) if self.log else value_N
+        return np.clip((scaled_N - self.low) / (self.high - self.low), 0, 1)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Return place, in percent, and text of some round values."""
+        values = _powers_of_ten(self.low, self.high) if self.log else _round_values(self.low, self.high)
+        return [(100 * float(self.place(np.array(value))), number(value)) for value in values]
 
 
-def place(chart: Chart) -> PlacedChart | None:
+def draw(chart: Chart) -> Drawing | None:
     """Lay a chart out; None where it has no point to show."""
-    lines = [line for line in chart.lines if len(line.x)]
+    lines = [_thinned(line) for line in chart.lines if len(line.x)]
     if not lines:
         return None
-    x_axis = _place_axis(lines)
-    y_axis = _value_axis(chart, lines)
-    y_values = _log_ticks(y_axis) if y_axis.log else _ticks(y_axis.low, y_axis.high)
-    return PlacedChart(
-        chart,
-        [_place_line(line, x_axis, y_axis) for line in lines],
-        [(100 * x_axis.place(value), number(value)) for value in _ticks(x_axis.low, x_axis.high)],
-        [(100 * y_axis.place(value), number(value)) for value in y_values],
-        100 * y_axis.place(chart.reference[0]) if chart.reference is not None else None,
-        y_axis.log,
-        _summary(chart, lines),
-        _points(chart, lines, x_axis, y_axis),
-    )
+    x_N = np.concatenate([[0.0], *(line.x for line in lines)])  # from 0 on, unless a file says otherwise
+    x_axis = _Axis(x_N.min(), x_N.max() if x_N.max() > x_N.min() else x_N.min() + 1)
+    y_axis = _value_axis(chart, np.concatenate([part for line in lines for part in line.columns]))
+    shapes = [(line, *_paths(line, x_axis, y_axis)) for line in lines]
+    return Drawing(chart, shapes, x_axis.ticks(), y_axis.ticks(), y_axis.log)
 
 
-def _place_axis(lines: Sequence[Line]) -> _Axis:
-    """Return the axis of places: from 0 on, unless a file says otherwise."""
-    low, high = min(0.0, *(min(line.x) for line in lines)), max(0.0, *(max(line.x) for line in lines))
-    return _Axis(low, high if high > low else low + 1.0)
+def _thinned(line: Line) -> Line:
+    """Return the line with at most `POINTS` points: of every stretch the lowest and the highest, so that peaks stay.
+
+    Of dots some are taken evenly: their extremes would be a cloud without a middle.
+    """
+    last = len(line.x) - 1
+    if last < POINTS:
+        return line
+    y_N = np.asarray(line.y)
+    edges = np.linspace(1, last, POINTS // 2).astype(int)  # the first and the last point stay
+    kept = {a + int(pick(y_N[a:b])) for a, b in pairwise(edges) for pick in (np.argmin, np.argmax)}
+    places = np.linspace(0, last, POINTS).astype(int) if line.dots else sorted({0, last} | kept)
+    x, y, *edges_of_band = (np.asarray(part)[places].tolist() for part in (line.x, *line.columns))
+    low, high = edges_of_band or (None, None)
+    return replace(line, x=x, y=y, low=low, high=high)
 
 
-def _value_axis(chart: Chart, lines: Sequence[Line]) -> _Axis:
-    values = [value for line in lines for part in (line.y, line.low or (), line.high or ()) for value in part]
-    values += [chart.reference[0]] if chart.reference is not None else []
-    positive = [value for value in values if value > 0]
-    if chart.log and positive and max(positive) > _LOG_FROM * min(positive):
-        return _Axis(min(positive) / 1.5, max(positive) * 1.5, log=True)
-    low, high = min(values), max(values)
+def _value_axis(chart: Chart, value_N: Floats) -> _Axis:
+    positive_N = value_N[value_N > 0]
+    if chart.log and len(positive_N) and positive_N.max() > _LOG_FROM * positive_N.min():
+        low, high = math.log10(positive_N.min()), math.log10(positive_N.max())
+        return _Axis(low - 0.15, high + 0.15, log=True)
+    low, high = float(value_N.min()), float(value_N.max())
     if chart.from_zero and low >= 0:
         return _Axis(0.0, 1.06 * high or 1.0)
     margin = 0.07 * (high - low) or 0.1 * abs(high) or 1.0
     return _Axis(low - margin, high + margin)
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def _round_values(low: float, high: float) -> list[float]:
     """Return about `_TICKS` round values between `low` and `high`."""
     raw = (high - low) / _TICKS
-    if raw == 0:  # of the smallest number there is
+    if raw < 1e-300:  # of the smallest numbers there are
         return [low]
     power = 10.0 ** math.floor(math.log10(raw))
-    step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    ticks = [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
-    return [float(f"{tick:.12g}") for tick in ticks]
+    step = next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999) * power
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
 
 
-def _log_ticks(axis: _Axis) -> list[float]:
-    """Return powers of ten inside the axis, every second or third where there are many."""
-    first, last = math.ceil(math.log10(axis.low)), math.floor(math.log10(axis.high))
-    stride = max(1, math.ceil((last - first + 1) / (_TICKS + 1)))
-    return [10.0**exponent for exponent in range(first, last + 1, stride)] or [math.sqrt(axis.low * axis.high)]
+def _powers_of_ten(low: float, high: float) -> list[float]:
+    """Return the powers of ten between exponents, every second or third where there are many."""
+    exponents = range(math.ceil(low), math.floor(high) + 1)
+    return [10.0**exponent for exponent in exponents[:: 1 + len(exponents) // (_TICKS + 2)]]
 
 
-def _place_line(line: Line, x_axis: _Axis, y_axis: _Axis) -> PlacedLine:
-    xs = [_units(x_axis.place(value)) for value in line.x]
-    points = [f"{x} {_units(1 - y_axis.place(y))}" for x, y in zip(xs, line.y, strict=True)]
-    band = ""
-    if line.low is not None and line.high is not None and len(xs) > 1:
-        upper = [f"{x} {_units(1 - y_axis.place(y))}" for x, y in zip(xs, line.high, strict=True)]
-        lower = [f"{x} {_units(1 - y_axis.place(y))}" for x, y in zip(xs, line.low, strict=True)]
-        band = f"M{' L'.join([*upper, *reversed(lower)])} Z"
-    faint = line.shape == "dots"
-    with_dots = faint or (line.shape == "points" and len(points) <= MANY_POINTS) or len(points) == 1
-    return PlacedLine(
-        line.name,
-        line.style,
-        "" if faint else f"M{' L'.join(points)}",
-        " ".join(f"M{point} h0" for point in points) if with_dots else "",
-        band,
-        faint,
-    )
+def _paths(line: Line, x_axis: _Axis, y_axis: _Axis) -> tuple[str, str]:
+    """Return the path data of a line's points, dots where it is one, and of its band."""
+    x_N = x_axis.place(np.asarray(line.x))
+    points, *edges = ([_point(*at) for at in zip(x_N, y_axis.place(y_N), strict=True)] for y_N in line.columns)
+    if line.dots or len(points) == 1:
+        return " ".join(f"M{point}h0" for point in points), ""
+    return _joined(points), f"{_joined([*edges[1], *reversed(edges[0])])}Z" if edges else ""
 
 
-def _units(part: float) -> str:
-    return f"{SIZE * part:.1f}".rstrip("0").rstrip(".")
+def _point(x: float, y: float) -> str:
+    return f"{SIZE * x:.0f} {SIZE * (1 - y):.0f}"
 
 
-def _points(chart: Chart, lines: Sequence[Line], x_axis: _Axis, y_axis: _Axis) -> list[dict[str, Any]]:
-    places: dict[float, list[dict[str, Any]]] = {}
-    for line in lines:
-        for index, (x, y) in enumerate(zip(line.x, line.y, strict=True)):
-            text = number(y)
-            if line.low is not None and line.high is not None:
-                text += f" ({number(line.low[index], 3)} to {number(line.high[index], 3)})"
-            entry = {"name": line.name, "style": line.style, "text": text, "y": round(100 * y_axis.place(y), 2)}
-            places.setdefault(x, []).append(entry)
-    return [
-        {"x": round(100 * x_axis.place(x), 2), "head": f"{number(x, 9)} {chart.x_label}", "rows": places[x]}
-        for x in sorted(places)
-    ]
-
-
-def _summary(chart: Chart, lines: Sequence[Line]) -> str:
-    """Return title and, for each line, its first and last value."""
-    told = [
-        f"{line.name}: {number(line.y[0])} at {number(line.x[0])}, {number(line.y[-1])} at {number(line.x[-1])}"
-        for line in lines
-        if line.shape != "dots"
-    ]
-    return f"Line chart, {chart.title}, {chart.y_label} against {chart.x_label}. {'; '.join(told)}."
+def _joined(points: Sequence[str]) -> str:
+    return f"M{'L'.join(points)}"

@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ddpo.report.wording import MINUS as MINUS  # for experiments/
+from ddpo.report.wording import number
+from ddpo.runs.record import Floats, finite
 from ddpo.runtime.errors import RunFolderError
 from ddpo.runtime.files import write_atomically
 
 NORMAL_95 = 1.959964
 """Half the width of the 95 % interval of a normal distribution, in standard deviations."""
-
-MINUS = "\N{MINUS SIGN}"
-
-Floats = npt.NDArray[np.float64]
+_COLOUR = "#1f5fa8"
 
 
 def draw_curve(
-    metrics: Sequence[Mapping[str, Any]],
-    path: str | Path,
-    *,
-    title: str = "",
-    label: str = "reward",
-    window: int | None = None,
+    metrics: Sequence[Mapping[str, Any]], path: str | Path, *, title: str = "", label: str = "reward"
 ) -> None:
     """Write a PNG of the mean reward against reward queries.
 
-    Points are the means of the iterations (`reward/mean`); the line is their running mean over `window`
-    iterations (default: a tenth of them; an even number counts as the next odd one) and the band its 95 %
+    Points are the means of the iterations (`reward/mean`); the line is their running mean and the band its 95 %
     interval, from `reward/standard_error`. `label` is the reward's name with its unit.
 
     Raises RunFolderError when no iteration holds `reward_queries` and a finite `reward/mean`.
@@ -41,34 +33,24 @@ def draw_curve(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    queries_N, mean_N, error_N = _series(metrics, path)
-    width = 2 * ((len(mean_N) // 10 if window is None else window) // 2) + 1
-    smooth_N, smooth_error_N = running_mean(mean_N, error_N, width)
-    low_N, high_N = smooth_N - NORMAL_95 * smooth_error_N, smooth_N + NORMAL_95 * smooth_error_N
+    keys = ("reward_queries", "reward/mean", "reward/standard_error")
+    rows = [[finite(entry.get(key)) for key in keys] for entry in metrics]
+    known = [(queries, mean, error or 0.0) for queries, mean, error in rows if queries is not None and mean is not None]
+    if not known:
+        raise RunFolderError(f"Nothing to draw in '{path}': no iteration has reward_queries and reward/mean.")
+    queries_N, mean_N, error_N = np.array(known).T
+    smooth_N, smooth_error_N = running_mean(mean_N, error_N)
+    reach_N = NORMAL_95 * smooth_error_N
 
     figure = Figure(figsize=(7.5, 4.5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    color = "#1f5fa8"
-    line_label = "mean of the iteration" if width == 1 else f"running mean of {width} iterations"
-    axes.fill_between(queries_N, low_N, high_N, color=color, alpha=0.2, linewidth=0, label="95 % interval")
-    axes.plot(queries_N, mean_N, "o", color=color, alpha=0.35, markersize=3.5, markeredgewidth=0, label="iterations")
-    axes.plot(queries_N, smooth_N, color=color, linewidth=2.2, label=line_label)
-    rises = smooth_N[-1] >= smooth_N[0]
-    for index, side, above in ((0, "left", not rises), (len(smooth_N) - 1, "right", rises)):
-        axes.annotate(
-            f"{smooth_N[index]:.4g}".replace("-", MINUS),
-            (queries_N[index], high_N[index] if above else low_N[index]),
-            xytext=(0, 5 if above else -5),
-            textcoords="offset points",
-            ha=side,
-            va="bottom" if above else "top",
-            fontweight="bold",
-            color=color,
-        )
-    axes.set_xlabel("reward queries")
-    axes.set_ylabel(label)
-    axes.set_title(title)
+    axes = figure.add_subplot(xlabel="reward queries", ylabel=label, title=title)
+    axes.fill_between(
+        queries_N, smooth_N - reach_N, smooth_N + reach_N, color=_COLOUR, alpha=0.2, linewidth=0, label="95 % interval"
+    )
+    axes.plot(queries_N, mean_N, "o", color=_COLOUR, alpha=0.35, markersize=3.5, markeredgewidth=0, label="iterations")
+    told = f"running mean, {number(smooth_N[0])} to {number(smooth_N[-1])}"
+    axes.plot(queries_N, smooth_N, color=_COLOUR, linewidth=2.2, label=told)
     axes.margins(x=0.03, y=0.14)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -79,35 +61,18 @@ def draw_curve(
     write_atomically(path, buffer.getvalue())
 
 
-def running_mean(mean_N: Floats, error_N: Floats, window: int) -> tuple[Floats, Floats]:
+def running_mean(mean_N: Floats, error_N: Floats, window: int | None = None) -> tuple[Floats, Floats]:
     """Return the centred running mean of `mean_N` and its standard error, both `(N,)`.
 
-    The mean of the k iterations in reach (fewer at the ends) has the standard error `sqrt(sum error^2) / k`: their
+    `window` is the number of values in reach, by default a tenth of them, an even one counting as the next odd one.
+    The mean of the k values in reach (fewer at the ends) has the standard error `sqrt(sum error^2) / k`: their
     samples are independent.
     """
-    number = len(mean_N)
-    reach = window // 2
-    smooth_N, smooth_error_N = np.empty(number), np.empty(number)
-    for index in range(number):
-        part = slice(max(0, index - reach), index + reach + 1)
-        smooth_N[index] = mean_N[part].mean()
-        smooth_error_N[index] = math.sqrt(float((error_N[part] ** 2).sum())) / len(mean_N[part])
-    return smooth_N, smooth_error_N
+    reach = (len(mean_N) // 10 if window is None else window) // 2
+    kernel = np.ones(2 * reach + 1)
 
+    def totals(value_N: Floats) -> Floats:
+        return np.convolve(value_N, kernel)[reach : reach + len(value_N)]
 
-def _series(metrics: Sequence[Mapping[str, Any]], path: str | Path) -> tuple[Floats, Floats, Floats]:
-    """Return queries, mean and standard error (0 where unknown) of the iterations that have a finite mean."""
-    rows = []
-    for entry in metrics:
-        queries, mean = _number(entry.get("reward_queries")), _number(entry.get("reward/mean"))
-        error = _number(entry.get("reward/standard_error"))
-        if math.isfinite(queries) and math.isfinite(mean):
-            rows.append((queries, mean, error if math.isfinite(error) else 0.0))
-    if not rows:
-        raise RunFolderError(f"Nothing to draw in '{path}': no iteration has reward_queries and reward/mean.")
-    table = np.array(rows, dtype=np.float64)
-    return table[:, 0], table[:, 1], table[:, 2]
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float | np.number) else math.nan
+    reached_N = totals(np.ones(len(mean_N)))
+    return totals(mean_N) / reached_N, np.sqrt(totals(error_N**2)) / reached_N

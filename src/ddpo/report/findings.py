@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import Literal
 
-from ddpo.report.fixed_samples import trained_change
-from ddpo.report.intervals import LEVEL
+from ddpo.report.curve import NORMAL_95
+from ddpo.report.intervals import Mean
 from ddpo.runs.record import RunRecord, finite
 
 ENOUGH_ITERATIONS = 6
@@ -17,8 +17,6 @@ ENOUGH_ITERATIONS = 6
 single iteration decides."""
 _RECENT = 0.1
 """Share of the iterations, the last ones, that "of late" means; one at least."""
-_CLEAR = NormalDist().inv_cdf((1 + LEVEL) / 2)
-"""Standard errors of a difference beyond which it is clear."""
 
 
 @dataclass(frozen=True)
@@ -60,47 +58,20 @@ def unknown(subject: str, reason: str) -> Finding:
     return Finding("unknown", subject, reason)
 
 
-@dataclass(frozen=True)
-class Trend:
-    """A metric's mean over the first third of the iterations and over the last."""
+def reward_trend(run: RunRecord) -> Mean | None:
+    """Return the mean reward of the last third of the iterations minus that of the first, with its 95 % interval.
 
-    first: float
-    last: float
-    error: float = 0.0
-    """Standard error of the difference."""
-
-    @property
-    def change(self) -> float:
-        """Last minus first."""
-        return self.last - self.first
-
-    @property
-    def rose(self) -> bool:
-        """Whether it went up by more than chance."""
-        return self.change > _CLEAR * self.error
-
-    @property
-    def fell(self) -> bool:
-        """Whether it went down by more than chance."""
-        return self.change < -_CLEAR * self.error
-
-
-def trend(values: Sequence[float]) -> Trend | None:
-    """Return the trend of values without errors; None with too few of them."""
-    if len(values) < ENOUGH_ITERATIONS:
-        return None
-    third = len(values) // 3
-    return Trend(fmean(values[:third]), fmean(values[-third:]))
-
-
-def reward_trend(run: RunRecord) -> Trend | None:
-    """Return the trend of the reward of the iterations; None with too few of them or without standard errors."""
+    None with too few iterations, or without standard errors.
+    """
     means, errors = reward_with_errors(run)
-    thirds = trend(means)
-    if thirds is None:
+    if len(means) < ENOUGH_ITERATIONS:
         return None
-    third = len(means) // 3
-    return Trend(thirds.first, thirds.last, math.hypot(mean_error(errors[:third]), mean_error(errors[-third:])))
+    first, last = slice(len(means) // 3), slice(-(len(means) // 3), None)
+    change, error = (
+        fmean(means[last]) - fmean(means[first]),
+        math.hypot(mean_error(errors[first]), mean_error(errors[last])),
+    )
+    return Mean(change, error, change - NORMAL_95 * error, change + NORMAL_95 * error, len(means))
 
 
 def reward_with_errors(run: RunRecord) -> tuple[list[float], list[float]]:
@@ -115,26 +86,9 @@ def mean_error(errors: Sequence[float]) -> float:
     return math.hypot(*errors) / len(errors)
 
 
-def outcome(run: RunRecord) -> Literal["rose", "fell", "flat"] | None:
-    """Return what the trained reward did: on the fixed samples, else over the iterations; None: not known."""
-    changed = trained_change(run)
-    moved = changed if changed is not None and changed.difference.number > 1 else reward_trend(run)
-    if moved is None:
-        return None
-    if moved.rose:
-        return "rose"
-    return "fell" if moved.fell else "flat"
-
-
 def late(values: Sequence[float]) -> float:
     """Return the mean of the last values."""
     return fmean(values[-max(1, round(_RECENT * len(values))) :])
-
-
-def updates(run: RunRecord) -> float | None:
-    """Return the updates of an iteration by the configuration."""
-    number, epochs = finite(run.config.get("updates_per_iteration")), finite(run.config.get("inner_epochs", 1))
-    return None if number is None or epochs is None else number * epochs
 
 
 def section(run: RunRecord, name: str) -> dict[str, object]:

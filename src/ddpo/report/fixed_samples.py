@@ -1,4 +1,4 @@
-"""What training did to the fixed samples: paired changes, and the best and worst of the newest evaluation."""
+"""What training did to the fixed samples: paired changes, before against after."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import numpy as np
 from ddpo.report.intervals import Mean, bootstrap
 from ddpo.runs.record import EvaluationRecord, Floats, RunRecord
 
-EXTREMES = 6
-"""Best samples shown, and as many worst."""
 _RESAMPLES = 2000
 
 
@@ -24,16 +22,6 @@ class Change:
     after: float
     difference: Mean
     """The paired difference, after minus before, with standard error and 95 % interval."""
-
-    @property
-    def rose(self) -> bool:
-        """Whether the interval of the difference lies above 0."""
-        return self.difference.is_clear and self.difference.mean > 0
-
-    @property
-    def fell(self) -> bool:
-        """Whether the interval of the difference lies below 0."""
-        return self.difference.is_clear and self.difference.mean < 0
 
 
 def change(run: RunRecord, reward: str) -> Change | None:
@@ -53,9 +41,9 @@ def trained_change(run: RunRecord) -> Change | None:
 
 
 def other_changes(run: RunRecord) -> list[Change]:
-    """Return what became of the rewards that were only measured."""
+    """Return what became of the rewards that were only measured, without the trained one turned round."""
     names = run.evaluations[-1].rewards if run.evaluations else []
-    changes = (change(run, name) for name in names if name != run.trained_reward)
+    changes = (change(run, name) for name in names if name != run.trained_reward and not mirrors(run, name))
     return [found for found in changes if found is not None]
 
 
@@ -64,10 +52,8 @@ def mirrors(run: RunRecord, reward: str) -> bool:
 
     Its scores then lie on one falling line over the trained reward's at every evaluation.
     """
-    if run.trained_reward is None:
-        return False
-    pairs = [(evaluation.scores(run.trained_reward), evaluation.scores(reward)) for evaluation in run.evaluations]
-    known = [(trained_B, other_B) for trained_B, other_B in pairs if trained_B is not None and other_B is not None]
+    pairs = [(e.scores(run.trained_reward or ""), e.scores(reward)) for e in run.evaluations]
+    known = [pair for pair in pairs if pair[0] is not None and pair[1] is not None]
     if not known:
         return False
     trained, other = (np.concatenate(values) for values in zip(*known, strict=True))
@@ -80,17 +66,6 @@ def measured(evaluation: EvaluationRecord, reward: str) -> Mean | None:
     """Return the mean of one reward over the samples with standard error and 95 % interval, or None without it."""
     score_B = evaluation.scores(reward)
     return None if score_B is None else _mean(score_B, evaluation)
-
-
-def extremes(evaluation: EvaluationRecord, reward: str) -> tuple[list[int], list[int]]:
-    """Return the indices of the best samples, best first, and of the worst, worst first; none is in both."""
-    score_B = evaluation.scores(reward)
-    if score_B is None:
-        return [], []
-    order = np.argsort(score_B, kind="stable")
-    worst = order[: min(EXTREMES, len(order) // 2)]
-    best = order[::-1][: min(EXTREMES, len(order) - len(worst))]
-    return best.tolist(), worst.tolist()
 
 
 def _mean(value_B: Floats, evaluation: EvaluationRecord) -> Mean:

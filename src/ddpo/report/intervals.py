@@ -12,6 +12,9 @@ Array = NDArray[np.float64]
 
 LEVEL = 0.95
 """Coverage of every interval."""
+FEW = 20
+"""Fewer clusters than these get Student's interval: resampled, they say little but their own range, and the bootstrap's
+intervals are too short (of two clusters it is the range itself, which holds the mean every second time)."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,17 @@ class Mean:
     @property
     def is_clear(self) -> bool:
         """Whether the interval leaves 0 out; never so for a single value."""
-        return self.number > 1 and (self.low > 0 or self.high < 0)
+        return self.rose or self.fell
+
+    @property
+    def rose(self) -> bool:
+        """Whether the interval, that of a change, lies above 0; never so for a single value."""
+        return self.number > 1 and self.low > 0
+
+    @property
+    def fell(self) -> bool:
+        """Whether the interval, that of a change, lies below 0; never so for a single value."""
+        return self.number > 1 and self.high < 0
 
 
 def over_seeds(values: ArrayLike) -> Mean:
@@ -38,13 +51,7 @@ def over_seeds(values: ArrayLike) -> Mean:
     With one seed there is no interval: `low` and `high` are the mean.
     """
     value_N = _finite(values)
-    if len(value_N) == 1:
-        return Mean(float(value_N[0]), 0.0, float(value_N[0]), float(value_N[0]), 1)
-    from scipy.stats import t
-
-    mean, error = float(value_N.mean()), float(value_N.std(ddof=1) / np.sqrt(len(value_N)))
-    reach = float(t.ppf((1 + LEVEL) / 2, len(value_N) - 1)) * error
-    return Mean(mean, error, mean - reach, mean + reach, len(value_N))
+    return _student(value_N, np.ones(len(value_N)))
 
 
 def bootstrap(
@@ -55,18 +62,19 @@ def bootstrap(
     Values of one cluster, such as several samples of a prompt, are not independent of each other: with `clusters`,
     a label a value, whole clusters are resampled, `error` is the linearised standard error of the mean over clusters
     (their sums over their sizes), and `number` counts clusters. Without it every value is a cluster of its own.
+    Fewer than `FEW` clusters have Student's interval of that error instead, a single one has none.
 
     Raises ValueError when there are not as many labels as values.
     """
     value_N = _finite(values)
     sum_C, size_C = _clustered(value_N, range(len(value_N)) if clusters is None else clusters)
-    number, mean = len(sum_C), float(value_N.mean())
-    if number == 1:
-        return Mean(mean, 0.0, mean, mean, 1)
-    generator = np.random.default_rng(seed)
-    weights = generator.multinomial(number, np.full(number, 1 / number), size=resamples)
+    number = len(sum_C)
+    if number < FEW:
+        return _student(sum_C, size_C)
+    # not scipy.stats.bootstrap: it is no shorter for sums over sizes, and keeps every resample in memory
+    weights = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=resamples)
     low, high = np.quantile((weights @ sum_C) / (weights @ size_C), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Mean(mean, _error(sum_C, size_C), float(low), float(high), number)
+    return Mean(float(value_N.mean()), _error(sum_C, size_C), float(low), float(high), number)
 
 
 def standard_error(values: ArrayLike, clusters: Sequence[Hashable]) -> float:
@@ -80,6 +88,18 @@ def standard_error(values: ArrayLike, clusters: Sequence[Hashable]) -> float:
         return 0.0
     one = len(set(clusters)) == 1
     return _error(*_clustered(value_N, range(len(value_N)) if one else clusters))
+
+
+def _student(sum_C: Array, size_C: Array) -> Mean:
+    """Return the mean of clusters with Student's interval; of a single cluster there is none."""
+    number, mean = len(sum_C), float(sum_C.sum() / size_C.sum())
+    if number == 1:
+        return Mean(mean, 0.0, mean, mean, 1)
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
+
+    error = _error(sum_C, size_C)
+    reach = float(stdtrit(number - 1, (1 + LEVEL) / 2)) * error
+    return Mean(mean, error, mean - reach, mean + reach, number)
 
 
 def _error(sum_C: Array, size_C: Array) -> float:

@@ -8,11 +8,14 @@ import numpy as np
 
 from ddpo.report.chart import Chart, Line
 from ddpo.report.curve import NORMAL_95, running_mean
-from ddpo.report.fixed_samples import measured, mirrors
+from ddpo.report.fixed_samples import measured
 from ddpo.runs.record import EvaluationRecord, RunRecord
 
 COLOURS = 8
 """Colours of runs in assets/page.css."""
+
+Point = Sequence[float] | None
+"""Place and value, and the edges of a band where there is one; None: not measured."""
 
 
 def run_style(index: int) -> str:
@@ -49,15 +52,10 @@ def _reward_lines(run: RunRecord, style: str) -> list[Line]:
     if not x:
         return []
     known = dict(zip(*run.series("reward/standard_error"), strict=True))
-    mean_N, error_N = np.array(mean), np.array([known.get(place, 0.0) for place in x])
-    window = 2 * (len(x) // 10 // 2) + 1
-    smooth_N, smooth_error_N = running_mean(mean_N, error_N, window)
-    band = NORMAL_95 * smooth_error_N
-    low, high = ((smooth_N - band).tolist(), (smooth_N + band).tolist()) if known else (None, None)
-    if window == 1:
-        return [Line(run.name, style, x, mean, low, high)]
-    dots = Line(f"{run.name}, iteration", style, x, mean, shape="dots")
-    return [dots, Line(run.name, style, x, smooth_N.tolist(), low, high, shape="line")]
+    smooth_N, error_N = running_mean(np.array(mean), np.array([known.get(place, 0.0) for place in x]))
+    band_N = NORMAL_95 * error_N
+    edges = ((smooth_N - band_N).tolist(), (smooth_N + band_N).tolist()) if known else ()
+    return [Line(run.name, style, x, mean, dots=True), Line(run.name, style, x, smooth_N.tolist(), *edges)]
 
 
 def measure_charts(runs: Sequence[RunRecord]) -> list[Chart]:
@@ -66,90 +64,49 @@ def measure_charts(runs: Sequence[RunRecord]) -> list[Chart]:
         reward for run in runs for evaluation in run.evaluations[-1:] for reward in evaluation.rewards
     )
     charts = [_reward_chart(runs, reward) for reward in rewards]
-    charts.append(
-        _measure_chart(
-            runs,
-            "Diversity of the fixed samples",
-            "Root mean square difference of two samples' pixels (0 to 1), averaged over all pairs; it falls when "
-            "samples become alike.",
-            "pixel difference",
-            lambda evaluation: evaluation.diversity,
-        )
-    )
-    charts.append(
-        _measure_chart(
-            runs,
-            "Divergence from the base model",
-            "KL divergence of whole trajectories from the model before training: the price of the reward.",
-            "nats",
-            lambda evaluation: evaluation.kl_to_base,
-        )
-    )
-    return [chart for chart in [*charts, *_reward_against_divergence(runs)] if chart.lines]
+    axis = x_label(runs)
+    note = "Root mean square difference of two samples, averaged over all pairs; it falls when samples become alike."
+    lines = _lines(runs, lambda run, e: None if e.diversity is None else (run.position(e.iteration), e.diversity))
+    charts.append(Chart("Diversity of the fixed samples", note, axis, "difference", lines, from_zero=True))
+    note = "KL divergence of whole trajectories from the model before training: the price of the reward."
+    lines = _lines(runs, lambda run, e: None if e.kl_to_base is None else (run.position(e.iteration), e.kl_to_base))
+    charts.append(Chart("Divergence from the base model", note, axis, "nats", lines, from_zero=True))
+    return [*charts, *_reward_against_divergence(runs)]
+
+
+def _lines(runs: Sequence[RunRecord], point: Callable[[RunRecord, EvaluationRecord], Point]) -> list[Line]:
+    """Return a line for each run through what `point` gives for its evaluations."""
+    lines = []
+    for index, run in enumerate(runs):
+        rows = [row for evaluation in run.evaluations if (row := point(run, evaluation)) is not None]
+        if rows:
+            x, y, *edges = (list(column) for column in zip(*rows, strict=True))
+            low, high = edges or (None, None)
+            lines.append(Line(run.name, run_style(index), x, y, low, high))
+    return lines
 
 
 def _reward_chart(runs: Sequence[RunRecord], reward: str) -> Chart:
-    lines = []
-    for index, run in enumerate(runs):
-        scored = [
-            (run.position(evaluation.iteration), mean.mean, mean.low, mean.high)
-            for evaluation in run.evaluations
-            if (mean := measured(evaluation, reward)) is not None
-        ]
-        if scored:
-            x, y, low, high = (list(column) for column in zip(*scored, strict=True))
-            lines.append(Line(run.name, run_style(index), x, y, low, high))
-    labels = [run.label(reward) for run in runs if any(reward in evaluation.labels for evaluation in run.evaluations)]
-    return Chart(
-        labels[0] if labels else reward,
-        f"{_role(runs, reward)}: mean and 95 % interval.",
-        x_label(runs),
-        "mean of the fixed samples",
-        lines,
-    )
+    def point(run: RunRecord, evaluation: EvaluationRecord) -> Point:
+        mean = measured(evaluation, reward)
+        return None if mean is None else (run.position(evaluation.iteration), mean.mean, mean.low, mean.high)
 
-
-def _role(runs: Sequence[RunRecord], reward: str) -> str:
-    if any(run.trained_reward == reward for run in runs):
-        return "The trained reward"
-    if all(mirrors(run, reward) for run in runs):
-        return "The trained reward with the opposite sign"
-    return "Measured, not trained"
-
-
-def _measure_chart(
-    runs: Sequence[RunRecord],
-    title: str,
-    note: str,
-    y_label: str,
-    measure: Callable[[EvaluationRecord], float | None],
-) -> Chart:
-    lines = []
-    for index, run in enumerate(runs):
-        found = [
-            (run.position(evaluation.iteration), value)
-            for evaluation in run.evaluations
-            if (value := measure(evaluation)) is not None
-        ]
-        if found:
-            lines.append(Line(run.name, run_style(index), [x for x, _ in found], [y for _, y in found]))
-    return Chart(title, note, x_label(runs), y_label, lines, from_zero=True)
+    role = "The trained reward" if any(run.trained_reward == reward for run in runs) else "Measured, not trained"
+    label = next((label for run in reversed(runs) if (label := run.label(reward)) != reward), reward)
+    note = f"{role}: mean and 95 % interval."
+    return Chart(label, note, x_label(runs), "mean of the fixed samples", _lines(runs, point))
 
 
 def _reward_against_divergence(runs: Sequence[RunRecord]) -> list[Chart]:
-    """Return the trained reward against the divergence, where all runs train the same and more than one measured it."""
-    trained = {run.trained_reward for run in runs}
-    if len(runs) < 2 or len(trained) != 1 or None in trained:
+    """Return the trained reward against the divergence, where all of several runs train the same."""
+    reward = runs[0].trained_reward
+    if len(runs) < 2 or reward is None or any(run.trained_reward != reward for run in runs):
         return []
-    reward = str(next(iter(trained)))
-    lines = []
-    for index, run in enumerate(runs):
-        found = [
-            (evaluation.kl_to_base, float(score_B.mean()))
-            for evaluation in run.evaluations
-            if evaluation.kl_to_base is not None and (score_B := evaluation.scores(reward)) is not None
-        ]
-        if found:
-            lines.append(Line(run.name, run_style(index), [x for x, _ in found], [y for _, y in found]))
+
+    def point(_: RunRecord, evaluation: EvaluationRecord) -> Point:
+        score_B = evaluation.scores(reward)
+        return None if evaluation.kl_to_base is None or score_B is None else (evaluation.kl_to_base, score_B.mean())
+
     note = "What a reward costs: compare runs at the same divergence rather than at the same iteration."
-    return [Chart("Reward against divergence", note, "nats from the base model", runs[0].label(reward), lines)]
+    label = runs[0].label(reward)
+    return [Chart("Reward against divergence", note, "nats from the base model", label, _lines(runs, point))]

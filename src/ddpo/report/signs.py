@@ -7,12 +7,11 @@ could not be looked at. Here are the looks at the fixed samples; those at the it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from ddpo.report import training_signs as training
-from ddpo.report.findings import Finding, clear, outcome, reward_trend, sign, unknown
-from ddpo.report.fixed_samples import Change, mirrors, other_changes, trained_change
-from ddpo.report.wording import alike, number, power_of_ten, signed_share, split_unit, with_error
+from ddpo.report.findings import Finding, clear, reward_trend, sign, unknown
+from ddpo.report.fixed_samples import Change, other_changes, trained_change
+from ddpo.report.wording import alike, number, signed_share, split_unit, with_error
 from ddpo.runs.record import RunRecord
 
 DIVERSITY_FALL = 0.2
@@ -23,7 +22,7 @@ FAR_FROM_BASE = 20.0
 
 def findings(run: RunRecord) -> list[Finding]:
     """Return what every look found, signs first, the grave ones before the others."""
-    looks: tuple[Callable[[RunRecord], list[Finding]], ...] = (
+    looks = (
         training.length,
         _reward,
         training.collapse,
@@ -33,14 +32,7 @@ def findings(run: RunRecord) -> list[Finding]:
         training.spread,
         training.clip,
         training.ratio,
-        training.gradient,
-        training.reach,
-        training.large_steps,
-        training.jump,
-        training.drift,
-        training.effective_samples,
-        training.skipped,
-        training.failed_rewards,
+        training.left_out,
     )
     return ordered([finding for look in looks for finding in look(run)])
 
@@ -52,70 +44,47 @@ def ordered(found: list[Finding]) -> list[Finding]:
 
 
 def _reward(run: RunRecord) -> list[Finding]:
+    """Look what the trained reward did: on the fixed samples, else from the first to the last third of iterations."""
     subject, changed = "Reward of the fixed samples", trained_change(run)
-    if changed is None or changed.difference.number == 1:
-        found = _reward_of_iterations(run)
+    if changed is not None and changed.difference.number > 1:
+        key, moved = f"evaluation/{changed.reward}/mean", changed.difference
+        numbers = f"on the same prompts and seeds it changed by {_difference(run, changed)}"
+    elif (thirds := reward_trend(run)) is not None:
+        subject, key, moved = "Reward of the iterations", "reward/mean", thirds
+        difference = with_error(thirds.mean, thirds.error, sign=True)
+        numbers = f"from the first to the last third of the iterations it changed by {difference}"
+    else:
         why = "it was not measured before and after training"
-        return found or [unknown(subject, why if changed is None else "a single fixed sample has no standard error")]
-    key = f"evaluation/{changed.reward}/mean"
-    numbers = f"on the same prompts and seeds it changed by {_difference(run, changed)}"
-    return [_verdict(run, subject, numbers, key)]
-
-
-def _reward_of_iterations(run: RunRecord) -> list[Finding]:
-    """Compare the first and last iterations where there are no fixed samples to compare."""
-    thirds = reward_trend(run)
-    if thirds is None:
-        return []
-    change = with_error(thirds.change, thirds.error, sign=True)
-    numbers = f"from the first to the last third of the iterations it changed by {change}"
-    return [_verdict(run, "Reward of the iterations", numbers, "reward/mean")]
-
-
-def _verdict(run: RunRecord, subject: str, numbers: str, key: str) -> Finding:
-    """Return what the reward did, of which `numbers` tell."""
-    state = outcome(run)
-    if state == "rose":
-        return clear(subject, numbers, key)
+        return [unknown(subject, why if changed is None else "a single fixed sample has no standard error")]
+    if moved.rose:
+        return [clear(subject, numbers, key)]
     told = f"{numbers[0].upper()}{numbers[1:]}"
-    if state == "fell":
+    if moved.fell:
         advice = "Lower learning_rate, and see with `ddpo reward score` that higher is better."
-        return sign("The reward fell", f"{told}.", key, advice=advice, grave=True)
+        return [sign("The reward fell", f"{told}.", key, advice=advice, grave=True)]
     text = f"{told}, and the 95 % interval of the difference includes 0: no clear improvement."
-    return sign(
-        "Flat reward",
-        text,
-        key,
-        advice="Change what the other signs name; without any, train on or draw more samples_per_iteration.",
-    )
+    advice = "Change what the other signs name; without any, train on or draw more samples_per_iteration."
+    return [sign("Flat reward", text, key, advice=advice)]
 
 
 def _other_rewards(run: RunRecord) -> list[Finding]:
-    subject = "Other rewards on the fixed samples"
-    changes = other_changes(run)
-    genuine = [changed for changed in changes if not mirrors(run, changed.reward)]
-    turned = [changed for changed in changes if changed not in genuine]
-    found = [
-        clear(run.label(changed.reward), "is the trained reward with the opposite sign, so its fall says nothing new")
-        for changed in turned
-    ]
-    if not genuine:
-        return [*found, unknown(subject, "none was measured besides the trained one")]
-    for changed in genuine:
-        key = f"evaluation/{changed.reward}/mean"
+    if not (changes := other_changes(run)):
+        return [unknown("Other rewards on the fixed samples", "none was measured besides the trained one")]
+    found = []
+    for changed in changes:
+        name, key = split_unit(run.label(changed.reward))[0], f"evaluation/{changed.reward}/mean"
         before, after = alike(changed.before, changed.after)
         numbers = f"from {before} to {after} ({_difference(run, changed)})"
-        if changed.fell:
-            text = (
-                f"{_context(run)} {_name(run, changed.reward)} fell {numbers}. A trained reward that rises while "
-                "another measure of the same pictures falls is what overoptimisation looks like; the fixed "
-                "samples show what was given up."
-            )
-            advice = "Keep an earlier model, or train on a sum of both rewards."
-            found.append(sign(f"{_name(run, changed.reward)} fell", text, key, advice=advice))
-        else:
-            what = "rose" if changed.rose else "did not clearly change,"
-            found.append(clear(_name(run, changed.reward), f"{what} {numbers}", key))
+        if not changed.difference.fell:
+            what = "rose" if changed.difference.rose else "did not clearly change,"
+            found.append(clear(name, f"{what} {numbers}", key))
+            continue
+        text = (
+            f"On the same prompts and seeds {name} fell {numbers}. A trained reward that rises while another measure "
+            "of the same samples falls is what overoptimisation looks like; the samples show what was given up."
+        )
+        advice = "Keep an earlier model, or train on a sum of both rewards."
+        found.append(sign(f"{name} fell", text, key, advice=advice))
     return found
 
 
@@ -130,8 +99,8 @@ def _diversity(run: RunRecord) -> list[Finding]:
     if change > -DIVERSITY_FALL:
         return [clear(subject, f"went {numbers}")]
     text = (
-        f"{_context(run)} the mean pixel difference of two fixed samples fell {numbers}: the samples became more "
-        "alike. Some rewards ask for that (plain pictures are small pictures); otherwise it is a sign of collapse."
+        f"The mean difference of two fixed samples fell {numbers}: the samples became more alike. "
+        "Some rewards ask for that (plain pictures are small pictures); otherwise it is a sign of collapse."
     )
     advice = "Stop earlier, or lower learning_rate."
     return [sign("Samples become alike", text, "evaluation/diversity", advice=advice)]
@@ -145,29 +114,13 @@ def _divergence(run: RunRecord) -> list[Finding]:
     if measured[-1] < FAR_FROM_BASE:
         return [clear(subject, f"{number(measured[-1], 3)} nats a trajectory at the end")]
     # The best of n samples diverges by log n - (n - 1) / n nats, so d nats are the best of about exp(d + 1).
-    exponent = math.floor((measured[-1] + 1) / math.log(10))
     text = (
-        f"{_context(run)} a trajectory's divergence from the base model reached {number(measured[-1], 3)} nats. To "
-        f"move as far by choosing among the base model's own samples one would take the best of about "
-        f"{power_of_ten(exponent)}. No number of nats is wrong in itself, but far from the base model a reward is "
-        "worth doubting."
+        f"A trajectory's divergence from the base model reached {number(measured[-1], 3)} nats: as far "
+        f"as the best of about 10^{(measured[-1] + 1) / math.log(10):.0f} of the base model's own samples. No number "
+        "of nats is wrong in itself, but far from the base model a reward is worth doubting."
     )
     advice = "Compare with an earlier evaluation, or stop earlier."
     return [sign("Far from the base model", text, "evaluation/kl_to_base", advice=advice)]
-
-
-def _context(run: RunRecord) -> str:
-    """Return the beginning of a sentence: what the trained reward did meanwhile."""
-    changed = trained_change(run)
-    if changed is None:
-        return "Meanwhile"
-    if changed.rose:
-        return "While the trained reward rose,"
-    return "Although the trained reward did not clearly rise,"
-
-
-def _name(run: RunRecord, reward: str) -> str:
-    return split_unit(run.label(reward))[0]
 
 
 def _difference(run: RunRecord, changed: Change) -> str:

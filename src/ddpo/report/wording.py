@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 
-from ddpo.report.curve import MINUS
 from ddpo.report.intervals import Mean
+
+MINUS = "\N{MINUS SIGN}"
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -46,6 +46,11 @@ def with_interval(mean: Mean, *, sign: bool = False) -> str:
     return f"{middle} [{low}, {high}]"
 
 
+def plain(text: str) -> str:
+    """Return text with the hyphen that programs and logs expect for a minus."""
+    return text.replace(MINUS, "-")
+
+
 def signed(value: float) -> str:
     """Return a number with its sign."""
     return _with_plus(number(value))
@@ -59,24 +64,8 @@ def alike(*values: float) -> list[str]:
     """Return values with the same number of decimals, enough to tell them apart: `−2.34` and `−1.69`."""
     spread = max(values) - min(values)
     scale = spread if spread > 0 else max(abs(value) for value in values)
-    return [fixed(value, _decimals(scale, 2)) for value in values]
-
-
-def column_decimals(values: Sequence[float]) -> int:
-    """Return the decimals that give the largest of `values` three digits; 0 where all are whole."""
-    largest = max((abs(value) for value in values), default=0.0)
-    return 0 if all(value == int(value) for value in values) else _decimals(largest, 3)
-
-
-def fixed(value: float, decimals: int) -> str:
-    """Return `value` with so many decimals."""
-    text = f"{value:,.{decimals}f}"
-    return text.replace("-", MINUS) if float(text.replace(",", "")) else text.lstrip("-")
-
-
-def _decimals(scale: float, digits: int) -> int:
-    """Return the decimals that show `digits` digits of a number as large as `scale`."""
-    return min(8, max(0, digits - 1 - math.floor(math.log10(scale)))) if scale > 0 else 0
+    decimals = min(8, max(0, 1 - math.floor(math.log10(scale)))) if scale > 0 else 0
+    return [f"{value:z,.{decimals}f}".replace("-", MINUS) for value in values]
 
 
 def duration(seconds: float) -> str:
@@ -104,12 +93,6 @@ def split_unit(label: str) -> tuple[str, str]:
     """Return `negative JPEG size (kB)` as name and unit; the unit is empty where the label has none."""
     match = re.fullmatch(r"(.+?) \(([^\s()]+)\)", label.strip())
     return (match[1], match[2]) if match else (label, "")
-
-
-def power_of_ten(exponent: int) -> str:
-    """Return `10¹³`."""
-    digits = {character: chr(0x2070 + int(character)) for character in "0456789"} | {"1": "¹", "2": "²", "3": "³"}
-    return "10" + "".join(digits[character] for character in str(exponent))
 
 
 def share(part: float) -> str:

@@ -29,7 +29,7 @@ class FixedSample:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Where the bare pictures of an evaluation are: a sheet of equal tiles, row by row, without margins."""
+    """Where the samples of an evaluation are seen: a sheet of equal tiles, row by row, without margins."""
 
     path: Path
     columns: int
@@ -49,9 +49,9 @@ class EvaluationRecord:
     labels: dict[str, str]
     """Words with the unit for each reward."""
     tiles: Tiles | None
-    """None: there are no pictures."""
+    """None: there is nothing to see."""
     diversity: float | None
-    """Mean root mean square difference of two samples' pixels, scale 0 to 1."""
+    """Mean root mean square difference of two samples, scale 0 to 1."""
     kl_to_base: float | None
     """Mean divergence of the trajectories from the base model, nats."""
     not_measured: list[str] = field(default_factory=list)
@@ -59,7 +59,7 @@ class EvaluationRecord:
 
     @classmethod
     def parse(cls, data: object, folder: Path) -> EvaluationRecord:
-        """Read the record of the fixed samples (docs/metrics.md); `folder` holds the sheet of pictures.
+        """Read the record of the fixed samples (docs/metrics.md); `folder` holds the sheet of tiles.
 
         Raises:
             ValueError: it holds no iteration or no samples; everything else may be missing.
@@ -69,16 +69,16 @@ class EvaluationRecord:
         iteration, samples = finite(data.get("iteration")), data.get("samples")
         if iteration is None or not isinstance(samples, list) or not samples:
             raise ValueError("it has no iteration or no samples")
-        trained, labels = data.get("trained_reward"), data.get("labels")
+        trained, reasons = data.get("trained_reward"), data.get("not_measured")
         return cls(
             int(iteration),
             [_sample(sample) for sample in samples],
             None if trained is None else str(trained),
-            {str(key): str(label) for key, label in labels.items()} if isinstance(labels, Mapping) else {},
-            _tiles(data.get("tiles"), folder, len(samples)),
+            {str(key): str(label) for key, label in _mapping(data.get("labels")).items()},
+            _tiles(_mapping(data.get("tiles")), folder, len(samples)),
             finite(data.get("diversity")),
             finite(data.get("kl_to_base")),
-            _texts(data.get("not_measured")),
+            [str(reason) for reason in reasons] if isinstance(reasons, list) else [],
         )
 
     @property
@@ -152,46 +152,47 @@ class RunRecord:
             return float(iteration)
         return float(np.interp(iteration, [0, *self.iterations], [0.0, *self.axis]))
 
+    @cached_property
+    def _columns(self) -> dict[str, tuple[list[float], list[float]]]:
+        """Positions and finite values of every metric, read once: long runs have thousands of rows."""
+        columns: dict[str, tuple[list[float], list[float]]] = {}
+        for x, row in zip(self.axis, self.metrics, strict=True):
+            for key, entry in row.items():
+                places, values = columns.setdefault(key, ([], []))
+                if (value := finite(entry)) is not None:
+                    places.append(x)
+                    values.append(value)
+        return columns
+
     def series(self, key: str) -> tuple[list[float], list[float]]:
         """Return positions on `axis` and finite values of one metric, leaving out iterations without it."""
-        pairs = [
-            (x, value)
-            for x, row in zip(self.axis, self.metrics, strict=True)
-            if (value := finite(row.get(key))) is not None
-        ]
-        return [x for x, _ in pairs], [y for _, y in pairs]
+        return self._columns.get(key, ([], []))
 
     @property
     def keys(self) -> list[str]:
         """Every key in `metrics`, in order of appearance."""
-        return list(dict.fromkeys(key for row in self.metrics for key in row))
+        return list(self._columns)
 
     @property
     def trained_reward(self) -> str | None:
         """Key of the trained reward, from the newest evaluation that says it, or from the configuration."""
-        for evaluation in reversed(self.evaluations):
-            if evaluation.trained_reward is not None:
-                return evaluation.trained_reward
         reward = self.config.get("reward")
-        name = reward.get("name") if isinstance(reward, Mapping) else reward
-        return None if name is None else str(name)
+        configured = reward.get("name") if isinstance(reward, Mapping) else reward
+        known = [name for each in self.evaluations if (name := each.trained_reward) is not None]
+        return str(known[-1] if known else configured) if known or configured is not None else None
 
     def label(self, reward: str) -> str:
         """Return words with the unit for a reward."""
-        labels = [evaluation.labels[reward] for evaluation in self.evaluations if reward in evaluation.labels]
-        return labels[-1] if labels else reward
+        return next((known.labels[reward] for known in reversed(self.evaluations) if reward in known.labels), reward)
 
 
 def comparable(evaluations: Sequence[EvaluationRecord]) -> tuple[list[EvaluationRecord], list[str]]:
     """Return the evaluations of the newest one's prompts and seeds by iteration, and sentences on those left out."""
     ordered = sorted(evaluations, key=lambda evaluation: evaluation.iteration)
-    kept = [evaluation for evaluation in ordered if evaluation.identities == ordered[-1].identities]
-    left_out = [
-        f"The fixed samples of iteration {evaluation.iteration} have other prompts or seeds and are left out."
-        for evaluation in ordered
-        if evaluation not in kept
-    ]
-    return kept, left_out
+    kept = [each for each in ordered if each.identities == ordered[-1].identities]
+    others = [str(each.iteration) for each in ordered if each not in kept]
+    told = f"The fixed samples of iteration {', '.join(others)} have other prompts or seeds and are left out."
+    return kept, [told] if others else []
 
 
 def finite(value: object) -> float | None:
@@ -201,29 +202,22 @@ def finite(value: object) -> float | None:
     return float(value)
 
 
-def _texts(data: object) -> list[str]:
-    return [str(text) for text in data] if isinstance(data, list) else []
+def _mapping(data: object) -> Mapping[Any, Any]:
+    return data if isinstance(data, Mapping) else {}
 
 
 def _sample(data: object) -> FixedSample:
     if not isinstance(data, Mapping):
         raise ValueError("a sample is not a JSON object")
-    rewards = data.get("rewards")
-    scores = {str(key): finite(value) for key, value in rewards.items()} if isinstance(rewards, Mapping) else {}
-    return FixedSample(
-        str(data.get("prompt", "")),
-        str(data.get("seed", "")),
-        {key: value for key, value in scores.items() if value is not None},
-    )
+    scores = {str(key): finite(value) for key, value in _mapping(data.get("rewards")).items()}
+    known = {key: value for key, value in scores.items() if value is not None}
+    return FixedSample(str(data.get("prompt", "")), str(data.get("seed", "")), known)
 
 
-def _tiles(data: object, folder: Path, number: int) -> Tiles | None:
+def _tiles(data: Mapping[Any, Any], folder: Path, number: int) -> Tiles | None:
     """Return the sheet if it is described and there; its file is looked for in `folder` only."""
-    if not isinstance(data, Mapping) or not isinstance(data.get("file"), str):
+    path = folder / Path(str(data.get("file", ""))).name
+    sizes = [int(size) for key in ("columns", "width", "height") if (size := finite(data.get(key))) and size >= 1]
+    if not path.is_file() or len(sizes) < 3:
         return None
-    path = folder / Path(data["file"]).name
-    sizes = [finite(data.get(key)) for key in ("columns", "width", "height")]
-    if not path.is_file() or any(size is None or size < 1 for size in sizes):
-        return None
-    columns, width, height = (int(size) for size in sizes if size is not None)
-    return Tiles(path, min(columns, number), width, height)
+    return Tiles(path, min(sizes[0], number), *sizes[1:])
