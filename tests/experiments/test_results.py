@@ -121,7 +121,7 @@ def test_figure_7_measures_what_the_reward_costs(tmp_path):
     ]  # fmt: skip
     folder = publish(load_experiment("figure-7"), runs, ABOUT, tmp_path / "results")
     # the evaluations are at iterations 0, 2, 4, 6, 8
-    assert parting(Runs.read(folder), "emoji-compressibility", "ddpo-is") == 6 * 128
+    assert parting(Runs(folder), "emoji-compressibility", "ddpo-is") == 6 * 128
     assert "| judge's recognition | 1,024 | 0.9 | 0.3990 [0.3965, 0.4015] | -0.5010 [-0.50" in words(folder)
     assert (folder / "samples.svg").is_file()
 
@@ -185,6 +185,9 @@ def test_figure_6_shows_what_both_models_draw(tmp_path):
     with pytest.raises(OSError, match=r"a-bed-0\.png"):
         publish(load_experiment("figure-6"), [run], ABOUT, tmp_path / "results")
     assert (folder / "samples.svg").is_file()  # of the former results
+    (tmp_path / "e.json").write_text("{")
+    with pytest.raises(ExperimentError, match=r"e\.json is damaged .*; delete it and give the command again"):
+        publish(load_experiment("figure-6"), [run], ABOUT, tmp_path / "results")
 
 
 def test_figure_8_compares_rounds(tmp_path):
@@ -370,9 +373,9 @@ BASE, NOISY, BELOW = [0.9, 0.9, 0.9], [0.9, 0.7, 0.95], [0.5, 0.52, 0.48]
     ],
 )
 def test_recognition_parts_where_it_stays_below_while_the_reward_is_above(tmp_path, recognition, reward, queries):
-    assert parting(Runs.read(run_table(tmp_path, recognition, reward)), "emoji-judge", "is") == queries
+    assert parting(Runs(run_table(tmp_path, recognition, reward)), "emoji-judge", "is") == queries
 
 
 def test_training_samples_stand_at_the_queries_before_their_update(tmp_path):
-    points = Runs.read(run_table(tmp_path, [BASE] * 4, [0.0, 1.0, 2.0, 3.0])).training_points("emoji-judge", "is")
+    points = Runs(run_table(tmp_path, [BASE] * 4, [0.0, 1.0, 2.0, 3.0])).training_points("emoji-judge", "is")
     assert [(point.queries, point.mean.mean) for point in points] == [(0, 1.0), (128, 2.0), (256, 3.0)]

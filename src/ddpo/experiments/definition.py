@@ -1,4 +1,7 @@
-"""The declarative file of an experiment: what is trained and evaluated at each scale, and which figure it makes."""
+"""The declarative file of an experiment: what is trained and evaluated at each scale, and which figure it makes.
+
+docs/experiments.md describes every key.
+"""
 
 from __future__ import annotations
 
@@ -52,13 +55,12 @@ class PromptSet(_Strict):
     """Prompts on which trained models are evaluated besides the fixed samples of their run."""
 
     label: str
-    """Words for tables and figures."""
     prompts: str | dict[str, Any] | list[Any]
     """A prompt source as in a configuration: `everyday-objects` or `{name: simple-animals, part: held-out}`."""
     rewards: list[str | dict[str, Any]] = []
     """Rewards to measure besides the trained one."""
     seeds: int = Field(default=2, ge=1)
-    """Samples of each prompt, of the base model and of the trained one."""
+    """Samples of each prompt and model."""
     show: list[str] = []
     """Prompts to draw with the base model and with the first seed's trained one."""
 
@@ -67,7 +69,6 @@ class Plan(_Strict):
     """Every recipe with every variant and every seed, after equally many reward queries."""
 
     recipes: list[Annotated[str, AfterValidator(_found_beside)]] = Field(min_length=1)
-    """Recipes by name, or configuration files; relative paths count from the experiment's file."""
     variants: dict[str, list[str]] = Field(min_length=1)
     """What tells the runs of a recipe apart: a label and its `key=value` settings."""
     settings: list[str] = []
@@ -79,7 +80,6 @@ class Plan(_Strict):
     seeds: int = Field(default=3, ge=1)
     """Runs of each kind: seeds 0, 1, ...; figures of pictures need the first one only."""
     evaluate: list[PromptSet] = []
-    """Prompts to evaluate the trained models on."""
 
 
 class Pictures(_Strict):
@@ -97,20 +97,14 @@ class Experiment(_Strict):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     """Folder of its results, and its name on the command line."""
     title: str
-    """Heading of the page and the figure."""
     summary: str
-    """One line for the list of experiments."""
     figure: FigureKind
     finding_of_paper: str | None = None
-    """What the paper found, for the page to hold the results against."""
     claims: list[Annotated[str, AfterValidator(_of_two_variants)]] = []
     """Orders of two variants in the trained reward, `ddpo-is >= ddpo-sf`: the page has their differences."""
     pictures: Pictures | None = None
-    """Samples to show besides, or as, the figure."""
     embedded: Plan | None = None
-    """On the embedded model."""
     paper: Plan | None = None
-    """On the paper's model."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Experiment:

@@ -51,7 +51,7 @@ def _tables(experiment: Experiment, folder: Path) -> list[Table]:
     """Return the tables of a page: what the runs earned, and what its figure shows besides."""
     if experiment.figure in OF_PICTURES:
         return []
-    runs = Runs.read(folder)
+    runs = Runs(folder)
     tables = [_rewards(experiment, runs), *([_differences(experiment, runs)] if experiment.claims else [])]
     if experiment.figure == "generalisation":
         tables.append(_generalisation(folder))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from ddpo.experiments import machine
 from ddpo.experiments.definition import Experiment, Scale, experiment_names, load_experiment
 from ddpo.experiments.plan import Run, check_rewards_and_prompts, runs_of, steps_of
 from ddpo.experiments.publishing import check_output, publish
-from ddpo.experiments.runner import Runner, Step
+from ddpo.experiments.runner import Runner
 from ddpo.report.wording import count
 from ddpo.runtime.errors import DDPOError, ExperimentError
 
@@ -46,10 +46,9 @@ def reproduce(experiments: Sequence[Experiment], options: Options, tell: Tell) -
     """Run what is not finished of the experiments and return the folders of their results.
 
     Raises:
-        ExperimentError: a reward or prompts cannot be loaded, a folder of results holds something else, or the work
-            folder is in use; nothing is run. Or a run failed, or results could not be written; all others are
-            written before.
-        ConfigError: a run cannot be configured; nothing is run.
+        ExperimentError, ConfigError: a run cannot be configured, a reward or prompts cannot be loaded, a folder is in
+            use or holds something else; nothing is run. Or a run failed, or results could not be written; all others
+            are written before.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the subprocesses are stopped.
     """
     runs = {each.name: runs_of(each, options.scale, seeds=options.seeds, budget=options.budget) for each in experiments}
@@ -61,48 +60,32 @@ def reproduce(experiments: Sequence[Experiment], options: Options, tell: Tell) -
     steps, slots = steps_of(all_runs, options.work), machine.slots(options.jobs, devices, options.scale)
     tell(f"{count(len(steps), 'step')}, {len(slots)} at a time, in {options.work}")
     failed = Runner(options.work, slots, tell, machine.origin(devices)).run(steps)
-    folders, problems = _publish_all(experiments, runs, failed, options, tell)
-    if failed:
-        problems.insert(
-            0,
-            f"{len(failed)} of {len(steps)} steps failed ({', '.join(failed)}); the reasons stand above. The others "
-            "are finished and kept: the same command runs only what failed.",
-        )
-    if problems:
-        raise ExperimentError(" ".join(problems))
-    return folders
-
-
-def _publish_all(
-    experiments: Sequence[Experiment],
-    runs: Mapping[str, Sequence[Run]],
-    failed: Mapping[str, str],
-    options: Options,
-    tell: Tell,
-) -> tuple[list[Path], list[str]]:
-    """Write the results of the experiments of which no step failed; return their folders, and what went wrong."""
     folders, problems = [], list[str]()
+    if failed:
+        problems.append(
+            f"{len(failed)} of {len(steps)} steps failed ({', '.join(failed)}); the reasons stand above. The others "
+            "are finished and kept: the same command runs only what failed."
+        )
     for experiment in experiments:
-        steps = steps_of(runs[experiment.name], options.work)
-        if any(step.name in failed for step in steps):
+        mine = runs[experiment.name]
+        if failed.keys() & {step.name for step in steps_of(mine, options.work)}:
             continue
-        finished = [run.finished(options.work) for run in runs[experiment.name]]
         try:
-            about = about_results(experiment, options, runs[experiment.name], steps)
+            about, finished = about_results(experiment, options, mine), [run.finished(options.work) for run in mine]
             folders.append(publish(experiment, finished, about, options.output))
             tell(f"{experiment.name} written into {folders[-1]}")
         except (DDPOError, OSError) as error:
             problems.append(f"{experiment.name} was not written: {error}")
             tell(problems[-1])
-    return folders, problems
+    if problems:
+        raise ExperimentError(" ".join(problems))
+    return folders
 
 
-def about_results(
-    experiment: Experiment, options: Options, runs: Sequence[Run], steps: Sequence[Step]
-) -> dict[str, Any]:
+def about_results(experiment: Experiment, options: Options, runs: Sequence[Run]) -> dict[str, Any]:
     """Return how results came about, for about.json: command, versions, machines, time; no paths or host names."""
     origins: dict[str, dict[str, Any]] = {}
-    for step in steps:
+    for step in steps_of(runs, options.work):
         finished = json.loads(step.marker.read_text(encoding="utf-8"))
         entry = origins.setdefault(json.dumps(finished["origin"]), {**finished["origin"], "steps": 0, "seconds": 0.0})
         entry["steps"] += 1

@@ -73,31 +73,15 @@ class Point:
         return over_seeds([self.by_seed[seed] - other.by_seed[seed] for seed in both])
 
 
-@dataclass(frozen=True)
 class Runs:
-    """The rows of runs.csv."""
+    """The rows of runs.csv, with recipes, variants and seeds in the order of the experiment."""
 
-    rows: list[TextRow]
-
-    @classmethod
-    def read(cls, folder: Path) -> Runs:
-        """Read runs.csv; raises ExperimentError when it is missing or empty."""
-        return cls(read_rows(folder / "runs.csv"))
-
-    @property
-    def recipes(self) -> list[str]:
-        """Recipes in the order of the experiment."""
-        return list(dict.fromkeys(row["recipe"] for row in self.rows))
-
-    @property
-    def variants(self) -> list[str]:
-        """Variants in the order of the experiment."""
-        return list(dict.fromkeys(row["variant"] for row in self.rows))
-
-    @property
-    def seeds(self) -> list[int]:
-        """Seeds in order."""
-        return sorted({int(row["seed"]) for row in self.rows})
+    def __init__(self, folder: Path) -> None:
+        """Read a folder of results; raises ExperimentError when the table is missing or empty."""
+        self.rows = read_rows(folder / "runs.csv")
+        self.recipes, self.variants, self.seeds = (
+            list(dict.fromkeys(row[column] for row in self.rows)) for column in ("recipe", "variant", "seed")
+        )
 
     def label(self, recipe: str) -> str:
         """Return words with the unit for the reward that a recipe trains."""

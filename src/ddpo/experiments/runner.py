@@ -21,10 +21,8 @@ from ddpo.runs.folder import RunFolder
 from ddpo.runtime.errors import ExperimentError
 from ddpo.runtime.files import lock, write_atomically
 
-POLL = 0.2
-"""Seconds between looks at the subprocesses."""
-GRACE = 10.0
-"""Seconds that a subprocess is given to end before it is killed."""
+POLL, GRACE = 0.2, 10.0
+"""Seconds between looks at the subprocesses, and until one that was told to end is killed."""
 LAST_LINES = 8
 """Lines of a failed command's log that are shown."""
 

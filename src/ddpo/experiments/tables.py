@@ -53,7 +53,7 @@ class FinishedRun:
         """Return the columns that say which run and moment a row is of, and the words for the trained reward."""
         metrics = RunFolder(self.folder).read_metrics()
         queries = {0: 0} | {int(entry["iteration"]): int(entry["reward_queries"]) for entry in metrics}
-        at = {"iteration": record.iteration, "queries": queries.get(record.iteration)}
+        at = {"iteration": record.iteration, "queries": queries[record.iteration]}
         return self.identity | {"label": _label(record)} | at
 
     @property
@@ -127,7 +127,11 @@ def evaluation_rows(runs: Iterable[FinishedRun]) -> list[Row]:
 
 
 def _rows_of_evaluation(run: FinishedRun, label: str, file: Path) -> list[Row]:
-    record, trained = json.loads(file.read_text(encoding="utf-8")), run.records()[0].trained_reward
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ExperimentError(f"{file} is damaged ({error}); delete it and give the command again.") from None
+    trained = run.records()[0].trained_reward
     by_prompt: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for sample in record["samples"]:
         by_prompt.setdefault((sample["reward"], sample["prompt"]), []).append(sample)

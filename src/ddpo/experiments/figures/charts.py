@@ -9,21 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ddpo.experiments import results
 from ddpo.experiments.figures import style
 from ddpo.experiments.figures.style import Kind, draw_points, kinds, new_figure, note
-from ddpo.experiments.results import (
-    RECOGNITION,
-    Change,
-    Point,
-    Runs,
-    TextRow,
-    changes,
-    grouped,
-    kind_title,
-    panel_title,
-    parting,
-    read_rows,
-)
+from ddpo.experiments.results import Change, Point, Runs, grouped, panel_title, read_rows
 from ddpo.report.wording import count
 
 if TYPE_CHECKING:
@@ -31,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GOLD = (
-    (RECOGNITION, "recognition (share)", Kind("recognition", style.VERMILION, "s")),
+    (results.RECOGNITION, "recognition (share)", Kind("recognition", style.VERMILION, "s")),
     ("evaluation_diversity", "diversity", Kind("diversity", style.GREEN, "^")),
     ("evaluation_kl_to_base", "divergence (nats)", Kind("divergence", style.ORANGE, "D")),
 )
@@ -40,7 +29,7 @@ _GOLD = (
 
 def effectiveness(folder: Path) -> Figure:
     """Draw a panel a reward: the trained reward of every algorithm against reward queries. Paper Figure 3."""
-    runs = Runs.read(folder)
+    runs = Runs(folder)
     figure, panels = _row_of_panels(len(runs.recipes), 4.1, 0)
     for axes, recipe in zip(panels, runs.recipes, strict=True):
         for kind in kinds(runs.variants):
@@ -59,7 +48,7 @@ def rounds(folder: Path) -> Figure:
     """Draw a panel a reward: the trained reward of each variant after every round. Paper Figure 8."""
     from matplotlib.ticker import MaxNLocator
 
-    runs = Runs.read(folder)
+    runs = Runs(folder)
     figure, panels = _row_of_panels(len(runs.recipes), 4.3, 6.4)
     for axes, recipe in zip(panels, runs.recipes, strict=True):
         for kind in kinds(runs.variants):
@@ -75,7 +64,7 @@ def rounds(folder: Path) -> Figure:
 
 def overoptimisation(folder: Path) -> Figure:
     """Draw a column a reward: the trained reward, and below it what it should not cost. Paper Figure 7."""
-    runs = Runs.read(folder)
+    runs = Runs(folder)
     variant = runs.variants[0]
     measures = [gold for gold in _GOLD if any(runs.points(recipe, variant, gold[0]) for recipe in runs.recipes)]
     figure = new_figure(2.1 * (1 + len(measures)) + 0.5, max(6.4, 4.7 * len(runs.recipes)))
@@ -89,7 +78,7 @@ def overoptimisation(folder: Path) -> Figure:
                 draw_points(axes, points, kind)
                 _mark_base(axes, points)
             _finish(axes, "", label, "reward queries" if axes is column[-1] else "")
-        queries = parting(runs, recipe, variant)
+        queries = results.parting(runs, recipe, variant)
         for axes in column if queries is not None else ():
             axes.axvline(queries, color=style.INK, linewidth=1.2, linestyle=(0, (1, 2)), zorder=1)
     figure.align_ylabels(panels)
@@ -104,10 +93,12 @@ def overoptimisation(folder: Path) -> Figure:
 
 def prompts(folder: Path) -> Figure:
     """Draw a panel a prompt source: every prompt's reward, faint, and their mean, thick. Paper Figure 4."""
-    runs, groups = Runs.read(folder), grouped(read_rows(folder / "prompts.csv"), "variant")
+    runs, groups = Runs(folder), grouped(read_rows(folder / "prompts.csv"), "variant")
     figure, panels = _row_of_panels(len(groups), 4.3, 6.4, sharey=True)
     for axes, rows, kind in zip(panels, groups, kinds([rows[0]["variant"] for rows in groups]), strict=True):
-        for x_N, y_N in _single_prompts(rows).values():
+        for at_each in (grouped(part, "queries") for part in grouped(rows, "prompt")):
+            x_N = [int(of_seeds[0]["queries"]) for of_seeds in at_each]
+            y_N = [float(np.mean([float(row["reward_mean"]) for row in of_seeds])) for of_seeds in at_each]
             axes.plot(x_N, y_N, color=kind.color, alpha=0.22, linewidth=0.9, zorder=2)
         draw_points(axes, runs.points(runs.recipes[0], kind.name), replace(kind, shift=0.0))
         _finish(axes, kind.name, rows[0]["label"] if axes is panels[0] else "")
@@ -122,7 +113,7 @@ def prompts(folder: Path) -> Figure:
 def generalisation(folder: Path) -> Figure:
     """Draw a row a recipe and variant: the change of each reward on each prompt set, with intervals and every seed."""
     table = read_rows(folder / "evaluation.csv")
-    kinds = [changes(rows) for rows in grouped(table, "recipe", "variant")]
+    kinds = [results.changes(rows) for rows in grouped(table, "recipe", "variant")]
     trained = [[change for change in kind if change.row["is_trained_reward"] == "1"] for kind in kinds]
     others = [[change for change in kind if change.row["is_trained_reward"] != "1"] for kind in kinds]
     columns = 2 if any(others) else 1
@@ -130,7 +121,7 @@ def generalisation(folder: Path) -> Figure:
     panels = figure.subplots(len(kinds), columns, squeeze=False)
     for axes, of_trained, of_others in zip(panels, trained, others, strict=True):
         _draw_changes(axes[0], of_trained, style.BLUE)
-        axes[0].set_title(f"trained on {kind_title(table, of_trained[0].row)}")
+        axes[0].set_title(f"trained on {results.kind_title(table, of_trained[0].row)}")
         if columns == 2:
             _draw_changes(axes[1], of_others, style.VERMILION)
     seeds = max(len(change.by_seed) for kind in kinds for change in kind)
@@ -173,16 +164,6 @@ def _finish(axes: Axes, title: str, label: str, below: str = "reward queries") -
     axes.margins(x=0.04, y=0.08)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-
-
-def _single_prompts(rows: Sequence[TextRow]) -> dict[str, tuple[list[int], list[float]]]:
-    """Return for each prompt in rows of prompts.csv the reward queries and its mean reward over the runs."""
-    values: dict[str, dict[int, list[float]]] = {}
-    for row in rows:
-        values.setdefault(row["prompt"], {}).setdefault(int(row["queries"]), []).append(float(row["reward_mean"]))
-    return {
-        prompt: (sorted(at), [float(np.mean(at[queries])) for queries in sorted(at)]) for prompt, at in values.items()
-    }
 
 
 def _draw_changes(axes: Axes, found: Sequence[Change], color: str) -> None:
