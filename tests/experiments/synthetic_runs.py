@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ddpo.experiments.tables import EvaluationSource, RunSource
+from ddpo.experiments.tables import FinishedRun
 
 ANIMALS = ("cat", "dog", "horse", "monkey", "rabbit", "zebra", "spider", "bird", "sheep", "kangaroo")
 SIDE = 16
@@ -43,7 +43,7 @@ def write_run(
     value: Value | None = None,
     others: dict[str, Value] | None = None,
     kl: bool = False,
-) -> RunSource:
+) -> FinishedRun:
     """Write a run folder and return it as the tables want it."""
     value = value or rising(-2.4, -1.6)
     samples = folder / "samples"
@@ -60,7 +60,7 @@ def write_run(
         if iteration % every == 0 or iteration == iterations:
             _write_evaluation(samples, iteration, done, seed, reward, label, value, others or {}, kl)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return RunSource(folder, recipe, variant, seed)
+    return FinishedRun(folder, recipe, variant, seed)
 
 
 def _write_evaluation(samples, iteration, done, seed, reward, label, value, others, kl):
@@ -118,4 +118,4 @@ def write_evaluation(
                              "base": 1.0, "trained": float(generator.random() < 0.9)})  # fmt: skip
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"rewards": labels, "samples": rows}))
-    return EvaluationSource(label, file)
+    return label, file

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ddpo.experiments.definition import experiment_names, load_experiment
 from ddpo.experiments.figures import redraw
-from ddpo.experiments.pages import page
+from ddpo.experiments.page import page
 
 RESULTS = Path(__file__).parents[2] / "results"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ddpo.experiments.definition import experiment_names, load_experiment, parse_experiment, plan_of
+from ddpo.experiments.definition import OF_PICTURES, experiment_names, load_experiment, parse_experiment, plan_of
 from ddpo.experiments.plan import runs_of
 from ddpo.runtime.errors import ExperimentError
 
@@ -35,12 +35,13 @@ def test_every_run_of_every_experiment_can_be_configured(name, scale):
     assert experiment.name == name
     plan = plan_of(experiment, scale)
     runs = runs_of(experiment, scale)
-    assert len(runs) == plan.seeds * len(plan.recipes) * len(plan.variants)
+    seeds = 1 if experiment.figure in OF_PICTURES else plan.seeds
+    assert len(runs) == seeds * len(plan.recipes) * len(plan.variants)
     assert len({run.name for run in runs}) == len(runs)
+    assert {run.config.seed for run in runs} == set(range(seeds))
     for run in runs:
         samples = run.config.samples_per_iteration
         assert run.config.iterations == max(1, round(plan.queries / samples))
-        assert run.config.seed == run.seed
         assert run.config.evaluation.every is not None
         evaluations = run.config.iterations / run.config.evaluation.every
         assert evaluations >= min(plan.evaluations, run.config.iterations) * 0.7  # as many as asked for, or all
@@ -56,12 +57,11 @@ def test_every_run_of_every_experiment_can_be_configured(name, scale):
         ("evaluations: 4", "evaluate: [{label: x, prompt: y}]", "embedded.evaluate.0.prompt: unknown key"),
         ("figure: effectiveness", "figure: effectiveness\nclaims: [one > three]", "there is no variant 'three'"),
         ("figure: effectiveness", "figure: effectiveness\nclaims: [one best]", "'one best' is not of the form"),
-        ("embedded:", "embedded: {runs_of: figure-3, seed: 1}\npaper:", "embedded.seed: unknown key"),
         ("embedded:", "pictures: {promts: 3}\nembedded:", "Did you mean 'prompts'? Valid: prompts, moments."),
         (
             "figure: effectiveness",
             "figure: progression\nclaims: [one > two]",
-            "the page of figure: progression checks none",
+            "figure: progression has no curves to compare",
         ),
         ("name: mine", "name: My Own", "name: String should match pattern"),
         ("title: Mine", "title: [", "mine.yaml is not valid YAML"),
@@ -87,28 +87,6 @@ def test_unknown_names_and_scales_are_refused():
         load_experiment("missing.yaml")
     with pytest.raises(ExperimentError, match="has no paper scale; use --scale embedded"):
         plan_of(parse_experiment(SMALL, "mine.yaml"), "paper")
-
-
-def test_shared_runs_have_to_exist():
-    text = SMALL.partition("embedded:")[0] + "embedded: {runs_of: figure-3, variants: [ddpo]}\n"
-    with pytest.raises(ExperimentError, match="shares the variant 'ddpo' of 'figure-3', which has only ddpo-is"):
-        plan_of(parse_experiment(text, "mine.yaml"), "embedded")
-
-
-def test_claims_about_shared_variants_are_checked_too():
-    text = SMALL.partition("embedded:")[0] + "claims: [ddpo-is > ddpo]\nembedded: {runs_of: figure-3}\n"
-    with pytest.raises(ExperimentError, match="'mine': claims: there is no variant 'ddpo'; there are ddpo-is, ddpo-sf"):
-        plan_of(parse_experiment(text, "mine.yaml"), "embedded")
-    assert plan_of(parse_experiment(text.replace("> ddpo]", "> rwr]"), "mine.yaml"), "embedded").seeds == 3
-
-
-@pytest.mark.parametrize("there", ["mine.yaml", "./mine.yaml", "other.yaml"])
-def test_an_experiment_that_shares_its_own_runs_is_refused(tmp_path, there):
-    head = SMALL.partition("embedded:")[0]
-    (tmp_path / "mine.yaml").write_text(f"{head}embedded: {{runs_of: {there}}}\n")
-    (tmp_path / "other.yaml").write_text(f"{head}embedded: {{runs_of: mine.yaml}}\n")
-    with pytest.raises(ExperimentError, match="which leads back to it"):
-        plan_of(load_experiment(str(tmp_path / "mine.yaml")), "embedded")
 
 
 def test_recipes_beside_an_experiment_file_are_found_from_anywhere(tmp_path, monkeypatch):

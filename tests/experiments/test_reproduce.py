@@ -71,7 +71,7 @@ def test_a_run_that_cannot_train_fails_with_the_words_of_its_log(folder):
     done = ddpo("reproduce", "mine.yaml", "--seeds", "1", "--budget", "0.25", folder=folder)
     assert done.returncode == 2
     assert "there is no folder /nowhere" in done.stdout
-    assert done.stderr.startswith("Error: 2 of 2 steps failed (tiny_ddpo-is_")
+    assert done.stderr.startswith("Error: 2 of 2 steps failed (tiny_algorithm-ddpo-is_")
     assert not (folder / "results").exists()
 
 

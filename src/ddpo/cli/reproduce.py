@@ -27,7 +27,7 @@ def reproduce(
         "runs/reproduce"
     ),
 ) -> None:
-    """Reproduce a figure of the paper: run, tabulate, draw, and say in words what was found.
+    """Reproduce a figure of the paper: run, tabulate, draw.
 
     Stopped at any moment and given again, the command runs what is not finished yet.
     """

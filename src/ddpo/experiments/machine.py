@@ -8,27 +8,26 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from ddpo import __version__
 from ddpo.experiments.definition import Scale
-from ddpo.experiments.runner import Environment
 
-_ASK_TORCH = (
-    "import torch; print(torch.__version__); "
-    "[print(torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]"
-)
+_ASK_TORCH = "import torch; [print(torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]"
 
 
-def slots(jobs: int | None, devices: list[str], scale: Scale = "embedded") -> list[Environment]:
-    """Return the environment variables of what runs at one time.
+def slots(jobs: int | None, devices: list[str], scale: Scale = "embedded") -> list[dict[str, str]]:
+    """Return the environment variables of what runs at one time; a run of the embedded model takes one thread.
 
     By default one run a device; where there is none one a core, but a single one of the paper's model, which fills the
     memory and takes every core. With more jobs than devices these are shared.
     """
+    threads = {"OMP_NUM_THREADS": "1"} if scale == "embedded" else {}
     if not devices:
-        return [{} for _ in range(jobs or (cores() if scale == "embedded" else 1))]
+        return [threads] * (jobs or (cores() if scale == "embedded" else 1))
     visible = [entry for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry]
     names = visible if len(visible) == len(devices) else [str(index) for index in range(len(devices))]
-    return [{"CUDA_VISIBLE_DEVICES": names[job % len(names)]} for job in range(jobs or len(names))]
+    return [{**threads, "CUDA_VISIBLE_DEVICES": names[job % len(names)]} for job in range(jobs or len(names))]
 
 
 def cores() -> int:
@@ -39,33 +38,27 @@ def cores() -> int:
 def gpus() -> list[str]:
     """Return the name of each CUDA device that torch can use."""
     answer = subprocess.run([sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, check=False)
-    return answer.stdout.splitlines()[1:]
+    return answer.stdout.splitlines()
 
 
-def describe(devices: list[str]) -> dict[str, str]:
-    """Return processor, cores, devices and versions: what a result may depend on, without names or paths."""
-    described = {"processor": _processor(), "cores": str(cores())}
+def origin(devices: list[str]) -> dict[str, Any]:
+    """Return what a result may depend on, without names or paths: versions, commit, processor, cores and devices."""
+    machine = {"processor": _processor(), "cores": str(cores())}
     if devices:
-        described["devices"] = ", ".join(devices)
-    return described | {"python": platform.python_version(), "torch": version("torch")}
+        machine["devices"] = ", ".join(devices)
+    machine |= {"python": platform.python_version(), "torch": version("torch")}
+    return {"version": __version__, "commit": _commit(), "machine": machine}
 
 
-def commit() -> str | None:
-    """Return the commit of the source checkout, `+changes` if it is changed; None when there is no checkout."""
+def _commit() -> str | None:
+    """Return the commit of the source checkout, `+changes` if it is changed; None when there is no checkout or git."""
     source = Path(__file__).resolve().parents[3]
+    describe = ("describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes")
     if not (source / ".git").exists():
         return None
-    revision, changes = (_git(source, *words) for words in (("rev-parse", "HEAD"), ("status", "--porcelain")))
-    if revision is None:
-        return None
-    return revision[:12] + ("+changes" if changes else "")
-
-
-def _git(folder: Path, *words: str) -> str | None:
-    """Return what a git command that changes nothing prints; None when it fails or there is no git."""
     try:
         done = subprocess.run(
-            ["git", "--no-optional-locks", "-C", str(folder), *words], capture_output=True, text=True, check=True
+            ["git", "--no-optional-locks", "-C", str(source), *describe], capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,4 +1,4 @@
-"""Reading the CSV files of a results folder, and the means and paired differences that figures and pages state.
+"""The CSV files of a results folder, and the means and paired differences that figures and pages state.
 
 Never imports torch.
 """
@@ -6,24 +6,24 @@ Never imports torch.
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
-from ddpo.report.intervals import Mean, over_seeds
+import numpy as np
+
+from ddpo.report.intervals import Mean, bootstrap, over_seeds
 from ddpo.runtime.errors import ExperimentError
 
 TextRow = dict[str, str]
 
+RECOGNITION = "evaluation_judge-recognition"
+"""Column of what training for a reward should not cost."""
+
 
 def read_rows(path: Path) -> list[TextRow]:
-    """Return the rows of a CSV file.
-
-    Raises:
-        ExperimentError: there is no such file, or it has no rows.
-    """
+    """Return the rows of a CSV file; raises ExperimentError when there is no such file, or it has no rows."""
     if not path.is_file():
         raise ExperimentError(f"{path.parent} has no {path.name}: it is not a folder of results of this experiment.")
     with path.open(encoding="utf-8", newline="") as file:
@@ -33,9 +33,24 @@ def read_rows(path: Path) -> list[TextRow]:
     return rows
 
 
-def distinct(values: Iterable[str]) -> list[str]:
-    """Return the values without repetition, in order of appearance."""
-    return list(dict.fromkeys(values))
+def grouped(rows: Sequence[TextRow], *columns: str) -> list[list[TextRow]]:
+    """Return the rows that agree in the columns, groups in order of appearance."""
+    groups: dict[tuple[str, ...], list[TextRow]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[column] for column in columns), []).append(row)
+    return list(groups.values())
+
+
+def kind_title(rows: Sequence[TextRow], row: TextRow) -> str:
+    """Return what tells the runs of a row from the others in the table: their recipe, their variant or both."""
+    names = {"recipe": panel_title(row["recipe"]), "variant": row["variant"]}
+    several = [name for column, name in names.items() if len({each[column] for each in rows}) > 1]
+    return ", ".join(several) or names["recipe"]
+
+
+def panel_title(recipe: str) -> str:
+    """Return a recipe's name without the model's."""
+    return recipe.removeprefix("emoji-").replace("-", " ")
 
 
 @dataclass
@@ -53,44 +68,20 @@ class Point:
         return over_seeds(list(self.by_seed.values()))
 
     def minus(self, other: Point) -> Mean:
-        """Return the mean difference to another point, paired by seed, with Student's interval.
-
-        Raises ValueError when they have no seed in common.
-        """
-        return over_seeds(
-            [value - other.by_seed[seed] for seed, value in self.by_seed.items() if seed in other.by_seed]
-        )
+        """Return the mean difference to another point, paired by seed, with Student's interval."""
+        both = [seed for seed in self.by_seed if seed in other.by_seed]
+        return over_seeds([self.by_seed[seed] - other.by_seed[seed] for seed in both])
 
 
-@dataclass(frozen=True)
 class Runs:
-    """The rows of runs.csv."""
+    """The rows of runs.csv, with recipes, variants and seeds in the order of the experiment."""
 
-    rows: list[TextRow]
-
-    @classmethod
-    def read(cls, folder: Path) -> Runs:
-        """Read runs.csv.
-
-        Raises:
-            ExperimentError: it is missing or empty.
-        """
-        return cls(read_rows(folder / "runs.csv"))
-
-    @property
-    def recipes(self) -> list[str]:
-        """Recipes in the order of the experiment."""
-        return distinct(row["recipe"] for row in self.rows)
-
-    @property
-    def variants(self) -> list[str]:
-        """Variants in the order of the experiment."""
-        return distinct(row["variant"] for row in self.rows)
-
-    @property
-    def seeds(self) -> list[int]:
-        """Seeds in order."""
-        return sorted({int(row["seed"]) for row in self.rows})
+    def __init__(self, folder: Path) -> None:
+        """Read a folder of results; raises ExperimentError when the table is missing or empty."""
+        self.rows = read_rows(folder / "runs.csv")
+        self.recipes, self.variants, self.seeds = (
+            list(dict.fromkeys(row[column] for row in self.rows)) for column in ("recipe", "variant", "seed")
+        )
 
     def label(self, recipe: str) -> str:
         """Return words with the unit for the reward that a recipe trains."""
@@ -107,46 +98,56 @@ class Runs:
         return [points[iteration] for iteration in sorted(points)]
 
     def training_points(self, recipe: str, variant: str) -> list[Point]:
-        """Return the mean reward of each iteration's own samples at the queries before it.
+        """Return the mean reward of each iteration's own samples at the queries before it: it precedes the update."""
+        kind = [row for row in self.rows if (row["recipe"], row["variant"]) == (recipe, variant)]
+        queries = {int(row["iteration"]): int(row["queries"]) for row in kind}
+        points = self.points(recipe, variant, "reward_mean")
+        return [Point(point.iteration, queries.get(point.iteration - 1, 0), point.by_seed) for point in points]
 
-        They are drawn before the iteration's update, from the policy that stands at the row before of the same run.
-        """
-        before: dict[tuple[str, int], int] = {}
-        previous: dict[str, int] = {}
-        for row in sorted(self.rows, key=lambda row: int(row["iteration"])):
-            if (row["recipe"], row["variant"]) == (recipe, variant):
-                before[row["seed"], int(row["iteration"])] = previous.get(row["seed"], 0)
-                previous[row["seed"]] = int(row["queries"])
-        return [
-            Point(point.iteration, before[str(next(iter(point.by_seed))), point.iteration], point.by_seed)
-            for point in self.points(recipe, variant, "reward_mean")
-        ]
+
+def parting(runs: Runs, recipe: str, variant: str) -> int | None:
+    """Return the reward queries at which recognition parts from the trained reward, None if it never does. Paper E.2.
+
+    That is the first evaluation from which on recognition is clearly below the base model's (the 95 % interval of the
+    differences, paired by seed, lies below 0) at every later one too, with the reward above its own start: a single
+    evaluation of many may be clear by chance. With one seed there is no interval and so no parting.
+    """
+    base, *later = runs.points(recipe, variant, RECOGNITION) or [Point(0, 0)]
+    changes = [(point, point.minus(base)) for point in reversed(later)]
+    below = list(takewhile(lambda item: item[1].is_clear and item[1].mean < 0, changes))
+    reward = {point.iteration: point for point in runs.points(recipe, variant)}
+    risen = [point for point, _ in reversed(below) if reward[point.iteration].minus(reward[base.iteration]).mean > 0]
+    return risen[0].queries if risen else None
 
 
 @dataclass(frozen=True)
-class About:
-    """How results came about: about.json."""
+class Change:
+    """The change of one reward on one prompt set, trained minus base model at the same prompts and seeds."""
 
-    values: Mapping[str, Any]
+    row: TextRow
+    """The first of its rows: recipe, variant, prompt set, reward and label."""
+    base: float
+    """Mean of the base model."""
+    trained: float
+    """Mean of the trained models."""
+    mean: Mean
+    """Mean change with the bootstrap interval over prompts, each prompt's change averaged over training seeds."""
+    by_seed: list[float]
+    """Mean change of each trained model."""
 
-    @classmethod
-    def read(cls, folder: Path) -> About:
-        """Read about.json.
 
-        Raises:
-            ExperimentError: it is missing.
-        """
-        path = folder / "about.json"
-        if not path.is_file():
-            raise ExperimentError(f"{folder} has no {path.name}: it is not a folder of results.")
-        return cls(json.loads(path.read_text(encoding="utf-8")))
+def changes(rows: Sequence[TextRow]) -> list[Change]:
+    """Return the change for every recipe, variant, reward and prompt set in evaluation.csv, in order of appearance."""
 
-    @property
-    def budget(self) -> float:
-        """Factor on the reward queries of the experiment's file."""
-        return float(self.values["budget"])
+    def mean(part: Sequence[TextRow], column: str) -> float:
+        return float(np.mean([float(row[column]) for row in part]))
 
-    @property
-    def made_with(self) -> Sequence[Mapping[str, Any]]:
-        """Versions and machines with the number of steps and the seconds each accounts for."""
-        return list(self.values["made_with"])
+    def change(part: Sequence[TextRow]) -> float:
+        return float(np.mean([float(row["trained"]) - float(row["base"]) for row in part]))
+
+    found = []
+    for part in grouped(rows, "recipe", "variant", "reward", "prompt_set"):
+        over_prompts = bootstrap([change(each) for each in grouped(part, "prompt")])
+        by_seed = [change(each) for each in grouped(part, "seed")]
+        found.append(Change(part[0], mean(part, "base"), mean(part, "trained"), over_prompts, by_seed))
+    return found

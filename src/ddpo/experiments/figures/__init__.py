@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddpo.experiments.definition import Experiment, FigureKind
-from ddpo.experiments.figures.curves import effectiveness, overoptimisation, prompts, rounds
-from ddpo.experiments.figures.generalisation import generalisation
+from ddpo.experiments.definition import OF_PICTURES, Experiment, FigureKind
+from ddpo.experiments.figures.charts import effectiveness, generalisation, overoptimisation, prompts, rounds
 from ddpo.experiments.figures.pictures import before_after, progression
 from ddpo.experiments.figures.style import VERMILION, Format, render
-from ddpo.experiments.results import About
 from ddpo.runtime.files import write_atomically
 
 if TYPE_CHECKING:
@@ -27,45 +26,36 @@ _FIGURES: dict[FigureKind, Callable[[Path], Figure]] = {
     "overoptimisation": overoptimisation,
     "rounds": rounds,
 }
-
-FORMATS: tuple[Format, ...] = ("svg", "png")
+_FORMATS: tuple[Format, ...] = ("svg", "png")
 
 
 def redraw(experiment: Experiment, folder: Path) -> dict[str, bytes]:
     """Return the figures of a results folder by file name: `figure.svg`, `figure.png`, and samples where it has them.
 
-    The same tables give the same bytes with the same versions of matplotlib, NumPy and Pillow.
-
-    Raises:
-        ExperimentError: the folder lacks a table.
+    The same tables give the same bytes with the same versions of matplotlib, NumPy and Pillow. Raises ExperimentError
+    when a table is missing.
     """
     figures = {"figure": _FIGURES[experiment.figure]}
-    if figures["figure"] not in (progression, before_after) and (folder / "pictures.csv").is_file():
+    if experiment.figure not in OF_PICTURES and (folder / "pictures.csv").is_file():
         figures["samples"] = before_after if experiment.figure == "generalisation" else progression
     return {
         f"{name}.{form}": render(partial(_build, build, folder), form)
         for name, build in figures.items()
-        for form in FORMATS
+        for form in _FORMATS
     }
 
 
 def _build(build: Callable[[Path], Figure], folder: Path) -> Figure:
     """Build a figure; results of another budget than the experiment's are marked as such."""
     figure = build(folder)
-    budget = About.read(folder).budget
+    budget = json.loads((folder / "about.json").read_text(encoding="utf-8"))["budget"]
     if budget != 1:
         mark = f"budget {budget:g} of the experiment's queries"
         figure.text(0.995, 0.995, mark, ha="right", va="top", fontsize=9, color=VERMILION)
     return figure
 
 
-def draw(experiment: Experiment, folder: Path) -> list[Path]:
-    """Draw the figures of a results folder into it and return the files.
-
-    Raises:
-        ExperimentError: the folder lacks a table.
-    """
-    files = redraw(experiment, folder)
-    for name, content in files.items():
+def draw(experiment: Experiment, folder: Path) -> None:
+    """Draw the figures of a results folder into it; raises ExperimentError when a table is missing."""
+    for name, content in redraw(experiment, folder).items():
         write_atomically(folder / name, content)
-    return [folder / name for name in files]

@@ -11,38 +11,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ddpo.experiments.figures.curves import panel_title
 from ddpo.experiments.figures.style import FAINT, INK, new_figure
-from ddpo.experiments.results import TextRow, distinct, read_rows
+from ddpo.experiments.results import TextRow, grouped, kind_title, read_rows
 from ddpo.report.curve import MINUS
 from ddpo.report.wording import number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CELL = 1.05
-"""Inches of a picture's side."""
-CAPTION = 0.2
-"""Inches below a picture for its reward."""
-LEFT = 1.75
-"""Inches for the names of the rows."""
-TOP = 0.42
-"""Inches for the names of the columns."""
-GAP = 0.06
-"""Inches between pictures."""
+Pixels = npt.NDArray[np.uint8]
+
+CELL, GAP, CAPTION = 1.05, 0.06, 0.2
+"""Inches of a picture's side, between pictures, and below a picture for its reward."""
 ROW = CELL + CAPTION + GAP
 """Inches from one row of pictures to the next."""
+LEFT, TOP = 1.75, 0.42
+"""Inches for the names of the rows and of the columns."""
 HEADING = 14
 """Characters in a line of a column's name, which has two lines."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One picture with the words below it."""
-
-    pixels: npt.NDArray[np.uint8]
-    """`(H, W, 3)`."""
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -52,40 +38,25 @@ class Strip:
     name: str
     detail: str
     """Smaller words below the name."""
-    cells: list[Cell]
+    cells: list[tuple[Pixels, str]]
+    """Pictures `(H, W, 3)`, and the words below each."""
 
 
-@dataclass(frozen=True)
-class Block:
-    """Rows of pictures that share the headings of their columns."""
-
-    columns: tuple[str, ...]
-    strips: list[Strip]
-
-    @property
-    def height(self) -> float:
-        """Inches."""
-        return TOP + len(self.strips) * ROW
+Blocks = dict[tuple[str, ...], list[Strip]]
+"""Rows of pictures that share the headings of their columns, by these."""
 
 
 def progression(folder: Path) -> Figure:
     """Draw a row a prompt and run: the same sample at each moment of the training. Paper Figure 1."""
     rows, sheet = _read(folder)
-    blocks: dict[tuple[str, ...], list[Strip]] = {}
-    for part in _grouped(rows, ("recipe", "variant", "prompt")):
-        strip = Strip(
-            _row_name(rows, part), f"“{part[0]['prompt']}”\n{part[0]['label']}", [_cell(sheet, row) for row in part]
-        )
-        blocks.setdefault(_moments(part), []).append(strip)
-    return _draw([Block(columns, strips) for columns, strips in blocks.items()])
-
-
-def _moments(part: Sequence[TextRow]) -> tuple[str, ...]:
-    """Return the names of the columns of one sample's pictures."""
-    columns = ["base model" if row["iteration"] == "0" else f"{int(row['queries']):,}" for row in part]
-    if len(columns) > 1:
-        columns[1] += " queries"
-    return tuple(columns)
+    blocks: Blocks = {}
+    for part in grouped(rows, "recipe", "variant", "prompt"):
+        headings = ["base model" if row["iteration"] == "0" else f"{int(row['queries']):,}" for row in part]
+        headings[1:2] = [f"{heading} queries" for heading in headings[1:2]]
+        cells = [(_pixels(sheet, row), _short(row["reward"])) for row in part]
+        strip = Strip(kind_title(rows, part[0]), f"“{part[0]['prompt']}”\n{part[0]['label']}", cells)
+        blocks.setdefault(tuple(headings), []).append(strip)
+    return _draw(list(blocks.items()))
 
 
 def before_after(folder: Path) -> Figure:
@@ -94,55 +65,25 @@ def before_after(folder: Path) -> Figure:
     Runs of other prompts or seeds have a base row and headings of their own.
     """
     rows, sheet = _read(folder)
-    blocks: dict[tuple[tuple[str, str], ...], Block] = {}
-    for part in _grouped(rows, ("recipe", "variant")):
-        base = {_sample(row): row for row in part if row["iteration"] == "0"}
-        if tuple(base) not in blocks:
-            untrained = [Cell(_pixels(sheet, row), "") for row in base.values()]
-            headings = tuple(prompt for prompt, _ in base)
-            blocks[tuple(base)] = Block(headings, [Strip("base model", "", untrained)])
-        last = max(int(row["iteration"]) for row in part)
-        trained = {_sample(row): row for row in part if int(row["iteration"]) == last}
-        cells = [
-            Cell(_pixels(sheet, trained[sample]), _change(row["reward"], trained[sample]["reward"]))
-            for sample, row in base.items()
-        ]
-        blocks[tuple(base)].strips.append(Strip(_row_name(rows, part), part[0]["label"], cells))
-    return _draw(list(blocks.values()))
+    blocks: dict[tuple[tuple[str, str], ...], list[Strip]] = {}
+    for part in grouped(rows, "recipe", "variant"):
+        last = max(part, key=lambda row: int(row["iteration"]))["iteration"]
+        base, trained = (
+            {(row["prompt"], row["sample_seed"]): row for row in part if row["iteration"] == at} for at in ("0", last)
+        )
+        untrained = Strip("base model", "", [(_pixels(sheet, row), "") for row in base.values()])
+        pairs = [(row, trained[sample]) for sample, row in base.items()]
+        cells = [(_pixels(sheet, after), _change(before["reward"], after["reward"])) for before, after in pairs]
+        strip = Strip(kind_title(rows, part[0]), part[0]["label"], cells)
+        blocks.setdefault(tuple(base), [untrained]).append(strip)
+    return _draw([(tuple(prompt for prompt, _ in samples), strips) for samples, strips in blocks.items()])
 
 
-def _sample(row: TextRow) -> tuple[str, str]:
-    """Return what stays the same before and after training."""
-    return row["prompt"], row["sample_seed"]
-
-
-def _read(folder: Path) -> tuple[list[TextRow], npt.NDArray[np.uint8]]:
+def _read(folder: Path) -> tuple[list[TextRow], Pixels]:
     from PIL import Image
 
     with Image.open(folder / "pictures.png") as sheet:
         return read_rows(folder / "pictures.csv"), np.asarray(sheet.convert("RGB"))
-
-
-def _grouped(rows: Sequence[TextRow], columns: Sequence[str]) -> list[list[TextRow]]:
-    """Return the rows that agree in the columns, groups in order of appearance."""
-    groups: dict[tuple[str, ...], list[TextRow]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[column] for column in columns), []).append(row)
-    return list(groups.values())
-
-
-def _row_name(rows: Sequence[TextRow], part: Sequence[TextRow]) -> str:
-    """Return what tells a row of pictures from the others: its recipe, its variant or both."""
-    names = [
-        name
-        for column, name in (("recipe", panel_title(part[0]["recipe"])), ("variant", part[0]["variant"]))
-        if len(distinct(row[column] for row in rows)) > 1
-    ]
-    return ", ".join(names) or panel_title(part[0]["recipe"])
-
-
-def _cell(sheet: npt.NDArray[np.uint8], row: TextRow) -> Cell:
-    return Cell(_pixels(sheet, row), _short(row["reward"]))
 
 
 def _change(before: str, after: str) -> str:
@@ -150,7 +91,7 @@ def _change(before: str, after: str) -> str:
     return f"{_short(before)} → {_short(after)}" if before and after else ""
 
 
-def _pixels(sheet: npt.NDArray[np.uint8], row: TextRow) -> npt.NDArray[np.uint8]:
+def _pixels(sheet: Pixels, row: TextRow) -> Pixels:
     x, y, width, height = (int(row[column]) for column in ("x", "y", "width", "height"))
     return sheet[y : y + height, x : x + width]
 
@@ -161,42 +102,38 @@ def _short(reward: str) -> str:
     return number(value, 3) if abs(value) >= 100 or value == 0 else f"{value:#.3g}".replace("-", MINUS)
 
 
-def _draw(blocks: Sequence[Block]) -> Figure:
+def _draw(blocks: Sequence[tuple[tuple[str, ...], list[Strip]]]) -> Figure:
     """Draw rows of pictures with the names of rows on the left and of columns above."""
-    height = sum(block.height for block in blocks)
-    figure = new_figure(height, LEFT + max(len(block.columns) for block in blocks) * (CELL + GAP))
+    height = sum(TOP + len(strips) * ROW for _, strips in blocks)
+    figure = new_figure(height, LEFT + max(len(headings) for headings, _ in blocks) * (CELL + GAP))
     figure.set_layout_engine("none")
     top = height
-    for block in blocks:
-        for column, heading in enumerate(block.columns):
+    for headings, strips in blocks:
+        for column, heading in enumerate(headings):
             words = textwrap.fill(heading, HEADING, max_lines=2, placeholder=" …")
             _write(figure, words, column, top - TOP + 0.08, va="bottom", fontsize=9.5)
-        for row, strip in enumerate(block.strips):
+        for row, strip in enumerate(strips):
             _draw_strip(figure, strip, top - TOP - row * ROW)
-        top -= block.height
+        top -= TOP + len(strips) * ROW
     return figure
 
 
 def _draw_strip(figure: Figure, strip: Strip, top: float) -> None:
     """Draw one row of pictures; `top` is its upper edge in inches from below."""
     width, height = figure.get_size_inches()
-    _name(figure, strip, (top - CELL / 2) / height)
-    for column, cell in enumerate(strip.cells):
+    middle = (top - CELL / 2) / height
+    name, detail = textwrap.fill(strip.name, 20), [textwrap.fill(line, 26) for line in strip.detail.splitlines()]
+    figure.text(0.01, middle, name, ha="left", va="bottom", fontsize=10.5, fontweight="bold")
+    figure.text(0.01, middle - 0.01, "\n".join(detail), ha="left", va="top", fontsize=8.5, color=FAINT)
+    for column, (pixels, caption) in enumerate(strip.cells):
         left = LEFT + column * (CELL + GAP)
         axes = figure.add_axes((left / width, (top - CELL) / height, CELL / width, CELL / height))
-        axes.imshow(cell.pixels)
+        axes.imshow(pixels)
         axes.set_axis_off()
-        _write(figure, cell.caption, column, top - CELL - 0.03, va="top", fontsize=8, color=INK)
+        _write(figure, caption, column, top - CELL - 0.03, va="top", fontsize=8, color=INK)
 
 
 def _write(figure: Figure, text: str, column: int, y: float, **look: Any) -> None:
     """Write words in the middle of a column, `y` inches from below."""
     width, height = figure.get_size_inches()
     figure.text((LEFT + column * (CELL + GAP) + CELL / 2) / width, y / height, text, ha="center", **look)
-
-
-def _name(figure: Figure, strip: Strip, middle: float) -> None:
-    name = textwrap.fill(strip.name, 20)
-    figure.text(0.01, middle, name, ha="left", va="bottom", fontsize=10.5, fontweight="bold")
-    detail = "\n".join(textwrap.fill(line, 26) for line in strip.detail.splitlines())
-    figure.text(0.01, middle - 0.01, detail, ha="left", va="top", fontsize=8.5, color=FAINT)

@@ -1,4 +1,4 @@
-"""The common look of the figures, and writing them so that the same tables give the same bytes."""
+"""Pieces that figures share, and writing them so that the same tables give the same bytes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
 from ddpo.experiments.results import Point
@@ -22,37 +23,8 @@ PALETTE = (BLUE, GREEN, ORANGE, VERMILION, PURPLE, SKY)
 MARKERS = ("o", "s", "^", "D", "v", "P")
 INK = "#262626"
 FAINT = "#8c8c8c"
-WIDTH = 10.0
-"""Inches."""
-
-_LOOK = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10.0,
-    "axes.titlesize": 11.0,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 9.0,
-    "axes.labelsize": 10.0,
-    "axes.edgecolor": "#4d4d4d",
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.8,
-    "text.color": INK,
-    "xtick.color": "#4d4d4d",
-    "ytick.color": "#4d4d4d",
-    "legend.frameon": False,
-    "legend.fontsize": 10.0,
-    "lines.solid_capstyle": "round",
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    # Without these two the identifiers in an SVG are random and every drawing differs.
-    "svg.hashsalt": "ddpo",
-    "svg.fonttype": "path",
-}
+_POINT: dict[str, Any] = {"markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.7, "zorder": 3}
+_BARS: dict[str, Any] = {"linewidth": 2.0, "elinewidth": 1.2, "capsize": 2.5}
 
 
 @dataclass(frozen=True)
@@ -62,17 +34,16 @@ class Kind:
     name: str
     color: str
     marker: str
-
-
-def shifts(number: int, reach: float) -> list[float]:
-    """Return shifts around 0 for `number` kinds drawn side by side over an axis of length `reach`."""
-    return [(index - (number - 1) / 2) * 0.008 * reach for index in range(number)]
+    shift: float = 0.0
+    """Share of the axis by which points stand aside, so that bars do not hide each other."""
 
 
 def kinds(names: Sequence[str]) -> list[Kind]:
-    """Give each name a colour and a marker of its own, as long as there are any."""
+    """Give each name a place, and a colour and a marker of its own, as long as there are any."""
+    middle = (len(names) - 1) / 2
     return [
-        Kind(name, PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]) for index, name in enumerate(names)
+        Kind(name, PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)], (place - middle) * 0.008)
+        for place, name in enumerate(names)
     ]
 
 
@@ -80,17 +51,17 @@ def render(build: Callable[[], Figure], form: Format) -> bytes:
     """Build a figure in the common look and return it as a file; the same data give the same bytes."""
     import matplotlib as mpl
 
+    with resources.as_file(resources.files("ddpo.experiments.figures") / "ddpo.mplstyle") as file:
+        look = mpl.rc_params_from_file(file)
     # Browsers smooth the pictures in an SVG themselves; in a PNG it has to be done here.
-    pictures = {"image.interpolation": "none" if form == "svg" else "lanczos", "image.composite_image": False}
-    with mpl.rc_context({**mpl.rcParamsDefault, **_LOOK, **pictures}):
-        figure = build()
+    with mpl.rc_context({**look, "image.interpolation": "none" if form == "svg" else "lanczos"}):
         buffer = io.BytesIO()
         metadata: dict[str, Any] = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
-        figure.savefig(buffer, format=form, dpi=160, metadata=metadata)
+        build().savefig(buffer, format=form, dpi=160, metadata=metadata)
     return buffer.getvalue()
 
 
-def new_figure(height: float, width: float = WIDTH) -> Figure:
+def new_figure(height: float, width: float) -> Figure:
     """Return an empty figure, sizes in inches, that no window manager knows of."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -100,49 +71,30 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     return figure
 
 
-def draw_points(
-    axes: Axes, points: Sequence[Point], kind: Kind, *, x: Sequence[float] | None = None, shift: float = 0.0
-) -> None:
-    """Draw means over seeds with their 95 % intervals as bars, joined by a line.
+def draw_points(axes: Axes, points: Sequence[Point], kind: Kind, *, rounds: bool = False) -> None:
+    """Draw means over seeds with their 95 % intervals as bars, joined by a line, over reward queries or `rounds`.
 
-    `x` is reward queries unless given; `shift` moves all points but the first, so that bars do not hide each other.
+    All points but the first stand aside by the kind's shift.
     """
-    at_N = [float(point.queries) for point in points] if x is None else list(x)
-    x_N = [place + shift * (index > 0) for index, place in enumerate(at_N)]
+    at_N = [float(point.iteration if rounds else point.queries) for point in points]
     means = [point.mean for point in points]
-    mean_N = [mean.mean for mean in means]
-    reach = [[mean.mean - mean.low for mean in means], [mean.high - mean.mean for mean in means]]
     axes.errorbar(
-        x_N,
-        mean_N,
-        yerr=reach,
+        [at + kind.shift * at_N[-1] * (place > 0) for place, at in enumerate(at_N)],
+        [mean.mean for mean in means],
+        yerr=[[mean.mean - mean.low for mean in means], [mean.high - mean.mean for mean in means]],
         color=kind.color,
         marker=kind.marker,
-        markersize=5.5,
-        markeredgecolor="white",
-        markeredgewidth=0.7,
-        linewidth=2.0,
-        elinewidth=1.2,
-        capsize=2.5,
         label=kind.name,
-        zorder=3,
+        **_POINT,
+        **_BARS,
     )
 
 
-def queries_axis(axes: Axes) -> None:
-    """Label the horizontal axis as reward queries, with separated thousands."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_xlabel("reward queries")
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-
-
-def legend_above(figure: Figure, axes: Axes, columns: int | None = None) -> None:
+def legend_above(figure: Figure, axes: Axes) -> None:
     """Put one legend over all panels, with the entries of one of them."""
     handles, labels = axes.get_legend_handles_labels()
     handles = [getattr(handle, "lines", [handle])[0] for handle in handles]  # without the bars of the intervals
-    figure.legend(handles, labels, loc="outside upper left", ncols=columns or len(labels), columnspacing=1.8)
+    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), columnspacing=1.8)
 
 
 def note(figure: Figure, text: str) -> None:
