@@ -27,9 +27,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ddpo.runs.record import EvaluationRecord, RunRecord, comparable
 from ddpo.runtime.errors import RunFolderError
 from ddpo.runtime.files import flush_to_disk, lock, write_atomically
-from ddpo.runs.record import EvaluationRecord, RunRecord, comparable
 
 RUNS = Path("runs")
 """Where runs go that are given no folder."""
