@@ -145,7 +145,7 @@ def test_a_real_run_is_read_without_torch(tiny_config):
     folder = train(tiny_config(prompts="simple-animals")).folder
     code = (
         "import sys; from pathlib import Path; from ddpo.runs.folder import RunFolder;"
-        "from ddpo.doctor.diagnosis import diagnose; from ddpo.cli.doctor_tables import print_diagnosis;"
+        "from ddpo.doctor.diagnosis import diagnose; from ddpo.cli.doctor import print_diagnosis;"
         "print_diagnosis(diagnose(RunFolder.open(Path(sys.argv[1]))));"
         "print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"
     )

@@ -11,12 +11,12 @@ from math import prod
 
 from pydantic import ValidationError
 
-from ddpo.policies.architectures import Architecture, local_folder
+from ddpo.doctor.architecture import find_architecture
 from ddpo.policies.loading import ModelSource
 from ddpo.prompts import PromptSource, load_prompts
-from ddpo.report.findings import Finding, clear, section, sign, unknown
+from ddpo.report.findings import ENOUGH_ITERATIONS, Finding, clear, section, sign, unknown
 from ddpo.report.signs import findings, ordered
-from ddpo.report.wording import share
+from ddpo.report.wording import count, share
 from ddpo.runs.folder import RunFolder
 from ddpo.runs.record import RunRecord, finite
 from ddpo.runtime.errors import DDPOError
@@ -44,6 +44,16 @@ class Diagnosis:
         """Number of the other signs."""
         return sum(finding.level == "sign" for finding in self.findings) - self.problems
 
+    @property
+    def verdict(self) -> str:
+        """One sentence on the run."""
+        told = [(self.problems, "problem"), (self.warnings, "warning")]
+        if self.problems or self.warnings:
+            return f"{' and '.join(count(*each) for each in told if each[0])}; a warning is a reason to look."
+        if self.run.done < ENOUGH_ITERATIONS:
+            return f"Nothing was found, but {count(self.run.done, 'iteration')} say little about a run."
+        return "Healthy: nothing was found that keeps this run from learning."
+
 
 def diagnose(folder: RunFolder) -> Diagnosis:
     """Return what the metrics and the fixed samples of a run tell.
@@ -57,10 +67,10 @@ def diagnose(folder: RunFolder) -> Diagnosis:
 
 
 def _dimensions(run: RunRecord) -> int | None:
-    """Return the scalars in one sample of the run's model, where its configuration is on this machine."""
+    """Return the scalars in one sample of the run's model, where its architecture is known."""
     try:
-        folder = local_folder(ModelSource.model_validate(section(run, "model")))
-        return None if folder is None else prod(Architecture.read(folder).latent_shape)
+        architecture, _ = find_architecture(ModelSource.model_validate(section(run, "model")))
+        return None if architecture is None else prod(architecture.latent_shape)
     except (DDPOError, ValidationError):
         return None
 
