@@ -57,14 +57,14 @@ def test_the_paper_s_run_without_its_weights(dry_run):
     assert value(printed, "denoising steps").startswith("50 ")
     assert value(printed, "guidance scale") == "5.0"
     assert value(printed, "an iteration") == "82.8 PFLOP"
-    assert value(printed, "result on disk") == "3.44 GB"  # 859,520,964 numbers of 4 bytes
+    assert value(printed, "trained weights") == "3.44 GB"  # 859,520,964 numbers of 4 bytes
     assert re.fullmatch(r"[\d.]+ GB", value(printed, "together"))
     assert value(printed, "duration").startswith("not known: model: CompVis/stable-diffusion-v1-4 is not in the local")
     assert "\x1b" not in printed
 
 
 def test_the_default_run_is_timed(dry_run):
-    done = dry_run()
+    done = dry_run("batch_size=8")
     assert done.returncode == 0, done.stderr
     assert re.match(r"about \d.* without the reward", value(done.stdout, "duration"))
     assert "not known" not in done.stdout

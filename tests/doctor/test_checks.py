@@ -64,7 +64,7 @@ def test_the_default_recipe_is_green_without_a_network(tmp_path, monkeypatch):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     (tmp_path / "here").mkdir()
     done = subprocess.run(
-        [PROGRAM, "doctor", "threads=1", "--json"],
+        [PROGRAM, "doctor", "threads=1", "batch_size=8", "--json"],
         cwd=tmp_path / "here", capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -23,15 +23,9 @@ if TYPE_CHECKING:
 
 FAILED = 1
 """Exit code where a check failed or a run has a problem; 2 is for what cannot be looked at, as everywhere."""
-MARKS = {
-    "ok": ("✓", "green"),
-    "clear": ("✓", "green"),
-    "warning": ("!", "yellow"),
-    "failed": ("✗", "red"),
-    "problem": ("✗", "red"),
-    "unknown": ("-", None),
-}
-"""Mark and colour of what came of a check, and of the severity of a finding."""
+COLOURS = {"ok": "green", "clear": "green", "warning": "yellow", "failed": "red", "problem": "red", "unknown": None}
+"""Of what came of a check, and of the severity of a finding."""
+MARKS = {"green": "✓", "yellow": "!", "red": "✗", None: "-"}
 
 
 def doctor(
@@ -96,7 +90,16 @@ def _look_at_run(path: Path, as_json: bool) -> bool:
 
     diagnosis = diagnose(RunFolder.open(path))
     if as_json:
-        _print_json(_record(diagnosis))
+        told = ("severity", "subject", "text", "keys", "advice")
+        _print_json(
+            {
+                "run": diagnosis.run.name,
+                "iterations": diagnosis.run.done,
+                "healthy": not diagnosis.problems,
+                "findings": [{name: getattr(finding, name) for name in told} for finding in diagnosis.findings],
+                "not_read": diagnosis.run.problems,
+            }
+        )
     else:
         print_diagnosis(diagnosis)
     return not diagnosis.problems
@@ -120,21 +123,10 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
 
 def _tell(status: str, text: str, advice: str) -> None:
     """Print a mark and a text beside it, with the advice below, as wide as the terminal."""
-    (mark, colour), width = MARKS[status], shutil.get_terminal_size((120, 24)).columns
-    typer.secho(textwrap.fill(f"{mark} {text}", width, subsequent_indent="  "), fg=colour)
+    colour, width = COLOURS[status], shutil.get_terminal_size((120, 24)).columns
+    typer.secho(textwrap.fill(f"{MARKS[colour]} {text}", width, subsequent_indent="  "), fg=colour)
     if advice:
         typer.secho(textwrap.fill(f"  → {advice}", width, subsequent_indent="    "), fg="cyan")
-
-
-def _record(diagnosis: Diagnosis) -> dict[str, object]:
-    told = ("severity", "subject", "text", "keys", "advice")
-    return {
-        "run": diagnosis.run.name,
-        "iterations": diagnosis.run.done,
-        "healthy": not diagnosis.problems,
-        "findings": [{name: getattr(finding, name) for name in told} for finding in diagnosis.findings],
-        "not_read": diagnosis.run.problems,
-    }
 
 
 def _print_json(record: dict[str, object]) -> None:

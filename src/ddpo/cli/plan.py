@@ -8,7 +8,6 @@ import typer
 
 if TYPE_CHECKING:
     from ddpo.config import TrainConfig
-    from ddpo.doctor.cost import Plan
     from ddpo.doctor.dry_run import DryRun
 
 Rows = dict[str, str]
@@ -25,10 +24,15 @@ def print_plan(config: TrainConfig) -> None:
     from ddpo.runtime.errors import ModelError
 
     dry = prepare(config)
+    plan, unknown = dry.plan, "not known: the model's architecture is not"
+    flops = {name: quantity(number, "FLOP") for name, number in plan.flops.items()}
+    memory = {name: quantity(size, "B") for name, size in plan.memory.items()}
     _print("the run", _what(dry))
     _print("an iteration", _iteration(dry))
-    _print("compute (1 multiply-add = 2 FLOPs)", _compute(dry.plan))
-    _print("memory of one process (a rough estimate) and disk", _memory(dry.plan))
+    _print("compute (1 multiply-add = 2 FLOPs)", flops or {"FLOPs": unknown})
+    _print("memory of one process in an update, a rough estimate", memory or {"memory": unknown})
+    if plan.result_bytes:
+        _print("disk", {"trained weights": quantity(plan.result_bytes, "B")})
     try:
         took = f"about {duration(expected_seconds(dry))} without the reward, from two small iterations on this machine"
     except ModelError as error:
@@ -70,35 +74,6 @@ def _iteration(dry: DryRun) -> Rows:
         "rollout": f"{plan.rollout.number:,} network passes, {plan.rollout.rows:,} rows",
         "training": f"{plan.training.number:,} network passes forward and backward, {plan.training.rows:,} rows, "
         f"{plan.trained:,} (sample, timestep) pairs",
-    }
-
-
-def _compute(plan: Plan) -> Rows:
-    flops = plan.flops
-    if flops is None:
-        return {"FLOPs": "not known: the model's architecture is not"}
-    return {
-        "an iteration": quantity(flops.iteration, "FLOP"),
-        "  rollout": quantity(flops.rollout, "FLOP"),
-        "  update": quantity(flops.update, "FLOP"),
-        "  decode": quantity(flops.decode, "FLOP"),
-        "the run": quantity(flops.total, "FLOP"),
-        "  text encoder": f"{quantity(flops.encode, 'FLOP')}, {plan.encoded_prompts:,} prompts once each",
-        "  fixed samples": quantity(flops.fixed_samples, "FLOP"),
-    }
-
-
-def _memory(plan: Plan) -> Rows:
-    memory = plan.memory
-    if memory is None:
-        return {"memory": "not known: the model's architecture is not"}
-    return {
-        "together": quantity(memory.total, "B"),
-        "  weights": quantity(memory.weights, "B"),
-        "  optimizer": f"{quantity(memory.optimizer, 'B')}, gradients included",
-        "  stored samples": quantity(memory.samples, "B"),
-        "  activations": f"{quantity(memory.activations, 'B')} of one training pass",
-        "result on disk": quantity(memory.result, "B"),
     }
 
 

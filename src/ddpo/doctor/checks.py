@@ -18,7 +18,7 @@ from ddpo.doctor.rehearsal import Rehearsal, rehearse
 from ddpo.report.training_signs import NEAR_TOLERANCE
 from ddpo.report.wording import number
 from ddpo.rewards import LoadedReward, score_components
-from ddpo.runtime.errors import DDPOError, ModelError, RewardError, connection_failed
+from ddpo.runtime.errors import DDPOError, ModelError, RewardError
 
 _DOWNLOAD = "Where there is a network `ddpo train` downloads what is missing; the doctor does not."
 
@@ -65,22 +65,25 @@ def look_at_packages(
     requirements: Iterable[str] | None = None, version: Callable[[str], str] = metadata.version
 ) -> Check:
     """Compare the installed packages with the requirements, those of the installed `ddpo` unless others are given."""
-    wanted = [Requirement(text) for text in (requirements or metadata.requires("ddpo") or [])]
-    wanted = [requirement for requirement in wanted if not requirement.marker or requirement.marker.evaluate()]
-    problems = dict[str, str]()
-    for requirement in wanted:
-        needed = f"{requirement.name}{requirement.specifier}"
-        try:
-            present = version(requirement.name)
-        except metadata.PackageNotFoundError:
-            problems[needed] = f"{requirement.name} is not installed"
-            continue
-        if not requirement.specifier.contains(present, prereleases=True):
-            problems[needed] = f"{requirement.name} is {present}, needed is {requirement.specifier}"
+    try:
+        given = requirements or metadata.requires("ddpo") or []
+    except metadata.PackageNotFoundError:
+        seen = "ddpo runs from a folder without being installed, so nothing says which packages it needs."
+        return Check("packages", "warning", seen, "Install it: `pip install -e .` in its folder.")
+    wanted = [each for each in map(Requirement, given) if each.marker is None or each.marker.evaluate()]
+    problems = {f"'{each.name}{each.specifier}'": text for each in wanted if (text := _problem(each, version))}
     if problems:
-        install = " ".join(f"'{needed}'" for needed in problems)
-        return Check("packages", "failed", f"{'; '.join(problems.values())}.", f"`pip install {install}`")
+        return Check("packages", "failed", f"{'; '.join(problems.values())}.", f"`pip install {' '.join(problems)}`")
     return Check("packages", "ok", f"the {len(wanted)} that ddpo needs are installed, in versions that it works with")
+
+
+def _problem(requirement: Requirement, version: Callable[[str], str]) -> str | None:
+    try:
+        present = version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return f"{requirement.name} is not installed"
+    fits = requirement.specifier.contains(present, prereleases=True)
+    return None if fits else f"{requirement.name} is {present}, needed is {requirement.specifier}"
 
 
 def _look_at_configuration(source: str | None, overrides: Sequence[str], found: list[DryRun]) -> Check:
@@ -107,26 +110,32 @@ def _score(dry: DryRun, reward: LoadedReward, *, trained: bool) -> Check:
             warnings.simplefilter("ignore")
             scores = score_components(reward, picture, [prompt.text], [prompt.metadata])
     except RewardError as error:
-        if trained and not connection_failed(error):
+        if trained and not _not_in_cache(error):
             raise
         return Check(name, "warning", str(error), _DOWNLOAD if trained else "Training goes on without it.")
     told = ", ".join(f"{reward.components[key].label} {score_B[0]:.4g}" for key, score_B in scores.items())
     return Check(name, "ok", f"{reward.key}: a test picture for '{prompt.text}' scores {told}")
 
 
+def _not_in_cache(error: BaseException | None) -> bool:
+    """Return whether one of the errors behind `error` is a file that the hub's cache does not hold."""
+    while error is not None and type(error).__name__ not in ("LocalEntryNotFoundError", "OfflineModeIsEnabled"):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def _rehearse(dry: DryRun) -> Check:
     """Train on one small batch, if the memory that an update of the run needs is there."""
-    model, memory = dry.config.model, dry.plan.memory
+    model, needed = dry.config.model, dry.plan.memory.get("together", 0)
     present = _memory_of(dry.runtime.device.type)
-    if memory is not None and present is not None and memory.total > present:
-        seen = f"An update needs about {number(memory.total / 1e9, 3)} GB, here are {number(present / 1e9, 3)} GB."
-        return Check(
-            "rehearsal", "failed", seen, "Lower batch_size, or set gradient_checkpointing=true or lora.rank=4."
-        )
+    if present is not None and needed > present:
+        seen = f"An update needs about {number(needed / 1e9, 3)} GB, here are {number(present / 1e9, 3)} GB."
+        advice = "Lower batch_size, or set gradient_checkpointing=true or lora.rank=4."
+        return Check("rehearsal", "failed", seen, advice)
     try:
         return judge(rehearse(dry.config, dry.prompts, dry.runtime))
     except ModelError as error:
-        if model.local_files_only or not connection_failed(error):
+        if model.local_files_only or not _not_in_cache(error):
             raise
         return Check("rehearsal", "warning", str(error), _DOWNLOAD)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 
 from ddpo.algorithms import WeightedRegression
 from ddpo.config import TrainConfig
@@ -23,48 +23,6 @@ class Passes:
 
 
 @dataclass(frozen=True)
-class Flops:
-    """FLOPs; 1 multiply-add = 2 FLOPs."""
-
-    rollout: int
-    """Of an iteration, as are the next two."""
-    update: int
-    decode: int
-    encode: int
-    """Of the whole run, as are the next two: a prompt is encoded once."""
-    fixed_samples: int
-    total: int
-
-    @property
-    def iteration(self) -> int:
-        """FLOPs of an iteration."""
-        return self.rollout + self.update + self.decode
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of one process's device when it needs most, in an update: an estimate."""
-
-    weights: int
-    optimizer: int
-    """Gradients and AdamW's two moments."""
-    samples: int
-    """What an iteration's rollout stores."""
-    activations: int
-    """What one training pass keeps for the backward pass."""
-
-    @property
-    def total(self) -> int:
-        """All of it together."""
-        return sum(astuple(self))
-
-    @property
-    def result(self) -> int:
-        """Bytes of the trained numbers on disk, float32: the gradients and two moments are three times as many."""
-        return self.optimizer // 3
-
-
-@dataclass(frozen=True)
 class Plan:
     """What a run will do; what it will cost where the model's figures are known."""
 
@@ -80,12 +38,16 @@ class Plan:
     """Of drawing them once."""
     encoded_prompts: int
     """Prompts that pass the text encoder, at most."""
-    flops: Flops | None
-    memory: Memory | None
+    flops: dict[str, int]
+    """By what they are spent on: parts of an iteration and of the run; 1 multiply-add = 2 FLOPs. Empty: not known."""
+    memory: dict[str, int]
+    """Bytes of one process's device in an update, when it needs most, by what takes them: an estimate."""
+    result_bytes: int
+    """Size of the trained numbers on disk; 0: not known."""
 
 
 def make_plan(config: TrainConfig, *, prompts: int, steps_with_likelihood: int, figures: Figures | None) -> Plan:
-    """Return the plan of a run that has `prompts` distinct prompts; without `figures` its costs are None.
+    """Return the plan of a run that has `prompts` distinct prompts; without `figures` its costs are not known.
 
     `steps_with_likelihood` is L, the denoising steps that can be trained on.
     """
@@ -97,22 +59,33 @@ def make_plan(config: TrainConfig, *, prompts: int, steps_with_likelihood: int, 
     every = config.evaluation.every  # the fixed samples are drawn before, every so many iterations, and after
     evaluations = 2 if every is None else 1 + math.ceil(config.iterations / every)
     encoded = min(prompts, number + config.iterations * samples // config.samples_per_prompt) + branches - 1
-    plan = Plan(trained, rollout, training, evaluations, evaluation, encoded, None, None)
+    plan = Plan(trained, rollout, training, evaluations, evaluation, encoded, {}, {}, 0)
     if figures is None:
         return plan
-    memory = _memory(config, steps_with_likelihood, figures)
-    return replace(plan, flops=_flops(config, plan, figures), memory=memory)
+    return replace(
+        plan,
+        flops=_flops(config, plan, figures),
+        memory=_memory(config, steps_with_likelihood, figures),
+        result_bytes=_FLOAT32 * figures.trained,
+    )
 
 
-def _flops(config: TrainConfig, plan: Plan, figures: Figures) -> Flops:
+def _flops(config: TrainConfig, plan: Plan, figures: Figures) -> dict[str, int]:
     rollout = plan.rollout.rows * figures.forward_flops
     update = plan.training.rows * (figures.forward_flops + figures.backward_flops)
     decode = config.samples_per_iteration * figures.decode_flops
     encode = plan.encoded_prompts * figures.encode_flops
     once = config.evaluation.number * figures.decode_flops + plan.evaluation.rows * figures.forward_flops
-    fixed = plan.evaluations * once
-    total = config.iterations * (rollout + update + decode) + encode + fixed
-    return Flops(rollout, update, decode, encode, fixed, total)
+    fixed, iteration = plan.evaluations * once, rollout + update + decode
+    return {
+        "rollout": rollout,
+        "update": update,
+        "decode": decode,
+        "an iteration": iteration,
+        "text encoder": encode,
+        "fixed samples": fixed,
+        "the run": config.iterations * iteration + encode + fixed,
+    }
 
 
 def _branches(config: TrainConfig) -> int:
@@ -149,7 +122,7 @@ def _training(config: TrainConfig, steps_with_likelihood: int) -> tuple[int, Pas
     return updates * pairs, Passes(passes, passes * batch * branches)
 
 
-def _memory(config: TrainConfig, steps_with_likelihood: int, figures: Figures) -> Memory:
+def _memory(config: TrainConfig, steps_with_likelihood: int, figures: Figures) -> dict[str, int]:
     """Return the estimate; in half precision a number of frozen weights and of activations takes 2 bytes."""
     half, trained = config.precision != "fp32", _FLOAT32 * figures.trained
     number_bytes = _FLOAT32 // (2 if half else 1)
@@ -161,9 +134,10 @@ def _memory(config: TrainConfig, steps_with_likelihood: int, figures: Figures) -
     if isinstance(config.algorithm, WeightedRegression):
         samples = min(samples, (1 + config.scoring.workers) * config.batch_size)  # being drawn and being scored
     rows = config.batch_size * _trained_branches(config)
-    return Memory(
-        weights=trained + _FLOAT32 * figures.text_encoder + number_bytes * figures.frozen,
-        optimizer=3 * trained,
-        samples=samples * trajectory,
-        activations=rows * figures.activation_bytes * number_bytes // _FLOAT32 + (trained // 2 if half else 0),
-    )
+    parts = {
+        "weights": trained + _FLOAT32 * figures.text_encoder + number_bytes * figures.frozen,
+        "optimizer": 3 * trained,  # gradients and AdamW's two moments
+        "stored samples": samples * trajectory,
+        "activations": rows * figures.activation_bytes * number_bytes // _FLOAT32 + (trained // 2 if half else 0),
+    }
+    return parts | {"together": sum(parts.values())}

@@ -27,15 +27,12 @@ class DryRun:
     measured: list[LoadedReward]
     """The rewards measured on the fixed samples."""
     prompts: PromptSource
+    distinct_prompts: int
+    """Prompts with different texts."""
     runtime: Runtime
     plan: Plan
     note: str
     """A sentence about what is not known or was assumed, if anything."""
-
-    @property
-    def distinct_prompts(self) -> int:
-        """Number of prompts with different texts."""
-        return _distinct(self.prompts)
 
 
 def prepare(config: TrainConfig) -> DryRun:
@@ -46,6 +43,7 @@ def prepare(config: TrainConfig) -> DryRun:
     """
     reward, measured = load_reward(config.reward), [load_reward(spec) for spec in config.evaluation.rewards]
     source = load_prompts(config.prompts)
+    distinct = len({prompt.text for prompt in source.prompts})
     architecture, note = find_architecture(config.model)
     RunFolder.check(config.output)
     runtime = Runtime(device=config.device, threads=config.threads, precision=config.precision, tracker=config.tracker)
@@ -57,12 +55,8 @@ def prepare(config: TrainConfig) -> DryRun:
     if architecture is not None:
         figures = count(architecture, config.lora, gradient_checkpointing=config.gradient_checkpointing)
     steps = _steps_with_likelihood(config, architecture)
-    plan = make_plan(config, prompts=_distinct(source), steps_with_likelihood=steps, figures=figures)
-    return DryRun(config, reward, measured, source, runtime, plan, note)
-
-
-def _distinct(source: PromptSource) -> int:
-    return len({prompt.text for prompt in source.prompts})
+    plan = make_plan(config, prompts=distinct, steps_with_likelihood=steps, figures=figures)
+    return DryRun(config, reward, measured, source, distinct, runtime, plan, note)
 
 
 def _steps_with_likelihood(config: TrainConfig, architecture: Architecture | None) -> int:
