@@ -260,6 +260,7 @@ class TestPrepare:
     @pytest.mark.parametrize("name", [PAPER, "someone/some-model"])
     def test_a_hub_id_that_is_not_here_asks_no_network(self, monkeypatch, name):
         asked = []
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as the command sets it
         monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: asked.append(arguments))
         monkeypatch.setattr(socket.socket, "connect", lambda *arguments: asked.append(arguments))
         dry = prepare(load_config("compressibility", [f"model={name}"]))

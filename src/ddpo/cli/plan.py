@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import typer
@@ -19,6 +20,7 @@ def print_plan(config: TrainConfig) -> None:
     Raises:
         DDPOError: what the run would refuse too.
     """
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported: looking must ask no network
     from ddpo.doctor.dry_run import expected_seconds, prepare
     from ddpo.report.wording import duration
     from ddpo.runtime.errors import ModelError
