@@ -1,186 +1,193 @@
-"""The checks of a recipe, one by one: what makes each of them warn or fail, and that none stops the others."""
+"""`ddpo doctor RECIPE`: green on the default recipe, and what it says of a recipe with one thing wrong."""
 
 from __future__ import annotations
 
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+import torch
+from reward_servers import real_server
 
 from ddpo.config import load_config
-from ddpo.doctor import machine
-from ddpo.doctor.checks import ok, perform
-from ddpo.doctor.environment import look_at_extras, look_at_packages, look_at_python
-from ddpo.doctor.hub import look_at_hub
-from ddpo.doctor.plan import look_ahead
-from ddpo.doctor.servers import servers
+from ddpo.doctor import checks
+from ddpo.doctor.checks import examine, judge, look_at_packages
+from ddpo.doctor.rehearsal import Rehearsal, in_small, last_steps, rehearse
+from ddpo.policies.stable_diffusion import StableDiffusionPolicy
 from ddpo.prompts import load_prompts
-from ddpo.runtime.errors import ConfigError
+from ddpo.runtime.errors import ReplayError
+from ddpo.runtime.processes import Runtime
 
-
-def raising(error):
-    def action():
-        raise error
-
-    return action
-
-
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (ConfigError("batch_size: is too large."), "batch_size: is too large."),
-        (ZeroDivisionError("division\nby zero"), "ZeroDivisionError: division by zero"),
-        (SystemExit(), "SystemExit"),
-    ],
-)
-def test_whatever_a_check_raises_is_its_outcome(error, text):
-    check = perform("name", raising(error), limit=60)
-    assert (check.name, check.outcome.status, check.outcome.text) == ("name", "failed", text)
-
-
-def test_a_check_that_hangs_is_left_alone():
-    never = threading.Event()
-    check = perform("name", lambda: never.wait() and ok(""), limit=0.05)
-    never.set()
-    assert (check.outcome.status, check.outcome.text) == ("failed", "It did not end within 0 s.")
-
-
-INSTALLED = {"torch": "2.13.0+cpu", "diffusers": "0.42.1", "pyyaml": "6.0", "uvicorn": "0.40"}
-
-
-def version(name):
-    if name not in INSTALLED:
-        raise PackageNotFoundError(name)
-    return INSTALLED[name]
+PROGRAM = Path(sys.executable).with_name("ddpo")
 
 
 def test_packages_against_requirements():
-    fine = look_at_packages(["torch>=2.10", "pyyaml>=6", 'uvicorn>=0.99; extra == "serve"'], version)
-    assert (fine.status, fine.text) == ("ok", "torch 2.13.0+cpu and 1 other")
+    installed = {"torch": "2.13.0+cpu", "diffusers": "0.42.1", "pyyaml": "6.0"}
+
+    def version(name):
+        if name not in installed:
+            raise PackageNotFoundError(name)
+        return installed[name]
+
+    assert look_at_packages(["torch>=2.10", "pyyaml>=6", 'uvicorn>=0.99; extra == "serve"'], version).status == "ok"
     old = look_at_packages(["torch>=2.14", "peft>=0.18", "diffusers>=0.38"], version)
     assert old.status == "failed"
     assert old.text == "torch is 2.13.0+cpu, needed is >=2.14; peft is not installed."
     assert old.advice == "`pip install 'torch>=2.14' 'peft>=0.18'`"
 
 
-def test_optional_parts_are_information():
-    seen = look_at_extras(['uvicorn>=0.34; extra == "serve"', 'wandb; extra == "wandb"', "torch>=99"], version)
-    assert (seen.status, seen.text) == ("note", "installed: serve; not installed: wandb")
-
-
-def test_what_is_installed_here_is_well():
-    assert look_at_python().status == "ok"
-    assert look_at_packages().status == "ok"
-    assert "torch" in look_at_packages().text
-
-
 @pytest.fixture
-def default_run():
-    config = load_config(None, ["device=cpu", "threads=1", "precision=fp32"])
-    return config, look_ahead(config, load_prompts(config.prompts))
+def run(tiny_pipeline, tmp_path, monkeypatch):
+    """Return the checks by name of a run on a tiny model, with changes, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as the command sets it
+    settings = [f"model={tiny_pipeline()}", "batch_size=4", "device=cpu", "threads=1", "evaluation.rewards=[]"]
+
+    def by_name(*changes):
+        return {c.name: c for c in examine("emoji-compressibility", [*settings, "precision=fp32", *changes])}
+
+    return by_name
 
 
-def test_more_threads_than_cores(default_run, monkeypatch):
-    config, _ = default_run
-    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
-    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
-    assert machine.look_at_processors(config.model_copy(update={"threads": 2})).status == "ok"
-    seen = machine.look_at_processors(config.model_copy(update={"threads": 3}))
-    assert (seen.status, seen.advice) == ("warning", "Set threads=2.")
-    half = machine.look_at_processors(config.model_copy(update={"precision": "fp16"}))
-    assert (half.status, half.advice) == ("warning", "Set precision=auto.")
+def failing(outcomes):
+    return [name for name, check in outcomes.items() if check.status == "failed"]
 
 
-def test_cores_and_memory_that_a_container_grants(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
-    everything = machine.usable_cores()
-    (tmp_path / "cpu.max").write_text("50000 100000\n")
-    assert machine.usable_cores() == 1
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert machine.usable_cores() == everything
-    (tmp_path / "memory.max").write_text("3000000\n")
-    (tmp_path / "memory.current").write_text("1000000\n")
-    assert machine.free_main_memory() == 2_000_000
+def test_the_default_recipe_is_green_without_a_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    (tmp_path / "here").mkdir()
+    done = subprocess.run(
+        [PROGRAM, "doctor", "threads=1", "batch_size=8", "--json"],
+        cwd=tmp_path / "here", capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    assert told["healthy"] is True
+    assert {check["status"] for check in told["checks"]} == {"ok"}
+    assert {"packages", "configuration", "reward", "rehearsal"} <= {check["name"] for check in told["checks"]}
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_a_reward_that_raises_does_not_stop_the_rehearsal(run, tmp_path):
+    (tmp_path / "my.py").write_text("def broken(images, prompts, metadata):\n    return 1 / 0\n")
+    outcomes = run("reward=my.py:broken", "evaluation.rewards=[my.py:broken]")
+    assert failing(outcomes) == ["reward"]
+    assert "ZeroDivisionError" in outcomes["reward"].text
+    assert outcomes["measured reward"].status == "warning"  # training measures it no more
+    assert outcomes["rehearsal"].status == "ok"
+    assert "4 samples, 2 denoising steps, an update" in outcomes["rehearsal"].text
 
 
 @pytest.mark.parametrize(
-    ("needed", "free", "status"),
-    [(79, 100, "ok"), (81, 100, "warning"), (100, 100, "warning"), (101, 100, "failed"), (5, None, "skipped")],
+    ("change", "text"),
+    [
+        ("prompts=gone.txt", "gone.txt"),
+        ("device=cuda:7", "there is no 'cuda:7' here"),
+        ("algoritm=ddpo-is", "Did you mean 'algorithm'?"),
+        ("evaluation.rewards=[judgee]", "judgee"),
+        ("reward=http://127.0.0.1:9", "No reward server answers at http://127.0.0.1:9"),
+        ("lora={rank: 1, target_modules: [nothing]}", "lora.target_modules"),
+    ],
 )
-def test_memory_with_headroom(needed, free, status):
-    assert machine.compare_memory(needed, free, "main memory").status == status
+def test_what_does_not_load_is_said(run, change, text):
+    outcomes = run(change)
+    assert failing(outcomes) == ["configuration"]
+    assert list(outcomes)[-1] == "configuration"
+    assert text in outcomes["configuration"].text
 
 
-def test_disk(default_run, tmp_path):
-    config, outlook = default_run
-    assert machine.compare_disk(100, 100, tmp_path).status == "ok"
-    assert machine.compare_disk(101, 100, tmp_path).status == "failed"
-    # weights twice; 5 evaluations and 2 more sheets, each bare and with captions, of 45 pictures of 64 x 64 x 3; report
-    # checkpoints: the 2 newest and the one being written, of weights and two moments, and an iteration's samples
-    weights, samples = outlook.plan.result_bytes, outlook.plan.memory.samples
-    expected = 2 * weights + 3 * 3 * weights + samples + 7 * 2 * 45 * 64 * 64 * 3 + 16_000_000
-    assert machine.bytes_written(config, outlook) == expected
-    regression = load_config("emoji-judge", ["algorithm=rwr", "algorithm.memory_gb=0"])
-    # the same sheets, and a file of 512 samples of 8 x 8 x 8 float32
-    assert machine.bytes_written(regression, outlook) == expected + 512 * 512 * 4
+def test_whatever_a_plugin_raises_is_an_outcome(run, tmp_path):
+    (tmp_path / "my.py").write_text("raise SystemExit('gone')\n")
+    assert failing(run("reward=my.py:broken")) == ["configuration"]
 
 
-def test_a_run_folder_that_cannot_be_written(default_run, tmp_path):
-    config, outlook = default_run
-    seen = machine.look_at_disk(config.model_copy(update={"output": tmp_path / "deep" / "run"}), outlook)
-    assert seen.status == "ok"
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "file").write_text("taken")
-    check = perform(
-        "disk",
-        lambda: machine.look_at_disk(config.model_copy(update={"output": tmp_path}), outlook),
-        limit=60,
-    )
-    assert check.outcome.status == "failed"
-    assert "is not empty and is never overwritten" in check.outcome.text
-    unwritable = machine.look_at_disk(config.model_copy(update={"output": Path("/proc/run")}), outlook)
-    assert (unwritable.status, "/proc cannot be written into" in unwritable.text) == ("failed", True)
+def test_weights_that_are_not_here(run, tiny_pipeline, tmp_path):
+    outcomes = run("model=CompVis/stable-diffusion-v1-4", "lora.rank=4", "reward=clip-score", "batch_size=1")
+    assert failing(outcomes) == []
+    assert outcomes["rehearsal"].status == outcomes["reward"].status == "warning"
+    assert "`ddpo train` downloads what is missing" in outcomes["rehearsal"].advice
+    cut = tmp_path / "model"
+    shutil.copytree(tiny_pipeline(), cut)
+    next((cut / "vae").glob("*.safetensors")).unlink()
+    assert failing(run(f"model={cut}")) == ["rehearsal"]
+    assert failing(run("model={name: someone/unknown, local_files_only: true}")) == ["rehearsal"]
 
 
-class Refusing(BaseHTTPRequestHandler):
-    """A hub that is there and answers that it has nothing."""
-
-    def do_HEAD(self):
-        self.send_error(404)
-
-    def log_message(self, *arguments):
-        pass
+def test_a_reward_server_is_asked(run):
+    with real_server("jpeg-compressibility") as url:
+        assert run(f"reward={url}")["reward"].status == "ok"
 
 
-def test_the_hub_is_asked_only_for_what_is_missing(monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    for name in ("http_proxy", "HTTP_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    assert look_at_hub([], offline=False).status == "ok"
-    away = look_at_hub(["someone/model"], offline=False)
-    assert away.status == "failed"
-    assert "someone/model is not on this machine, and http://127.0.0.1:9 cannot be reached" in away.text
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    assert look_at_hub(["someone/model"], offline=False).status == "warning"
-    assert look_at_hub(["someone/model"], offline=True).status == "failed"
-    server.shutdown()
-    server.server_close()
+def test_what_does_not_fit_the_memory_is_not_tried(run, monkeypatch):
+    monkeypatch.setattr(checks, "_memory_of", lambda device: 1000)
+    outcomes = run()
+    assert failing(outcomes) == ["rehearsal"]
+    assert "Lower batch_size" in outcomes["rehearsal"].advice
 
 
-def test_servers_are_found_wherever_a_reward_may_stand():
-    a, b, c, d, e = (f"http://{letter}:1" for letter in "abcde")
-    rewards = [
-        a,
-        {b: 0.5, "judge": 1},
-        {"name": "sum", "rewards": [{"name": c, "weight": 2, "token": "x"}, {"reward": d, "weight": 1}]},
-        {"name": "clip", "reward": {"name": "remote", "url": [a, e], "timeout": 3}, "low": 0},
-        {"name": "alignment", "endpoint": "http://describer:1"},  # another kind of server
-    ]
-    found = servers(rewards)
-    assert set(found) == {a, b, c, d, e}
-    assert found[c] == {"name": "remote", "url": c, "token": "x"}
-    assert found[e] == {"name": "remote", "url": e, "timeout": 3}
+@pytest.mark.parametrize("change", ["algorithm=ddpo-sf", "algorithm=rwr", "algorithm=rwr-sparse", "lora.rank=2"])
+def test_every_kind_of_run_is_rehearsed(run, change):
+    assert failing(run(change)) == []
+
+
+def test_a_rehearsal_sees_a_replay_that_is_not_exact(tiny_config, monkeypatch):
+    config, runtime = tiny_config(), Runtime(device="cpu", threads=1)
+    exact = rehearse(config, load_prompts(config.prompts), runtime)
+    assert exact.ratio_error == 0
+    # 1.64 nats over the 4 x 8 x 8 numbers of a latent, a tenth of it
+    assert exact.tolerance == pytest.approx(0.164 / 256)
+    assert exact.gradient_norm > 0
+    assert min(exact.rollout_seconds, exact.decode_seconds, exact.update_seconds) > 0
+    step, calls = StableDiffusionPolicy.step, []
+
+    def drifting(self, *arguments):
+        calls.append(1)
+        gaussian = step(self, *arguments)
+        return replace(gaussian, mean=gaussian.mean + 1e-3 * len(calls))
+
+    monkeypatch.setattr(StableDiffusionPolicy, "step", drifting)
+    with pytest.raises(ReplayError, match="off by"):
+        rehearse(config, load_prompts(config.prompts), runtime)
+
+
+def test_the_rehearsed_steps_are_the_last_with_a_likelihood(ddim_config):
+    from ddpo.core.forward_process import NoiseSchedule
+    from ddpo.core.kernel import Sampler
+
+    # 50 of 1000 steps with an offset of 1 end at 21 and 1; a deterministic last one is left out
+    for final, expected in ((False, [21, 1]), (True, [41, 21])):
+        sampler = Sampler.create(NoiseSchedule.from_config(ddim_config(set_alpha_to_one=final)), "ddim", 50, 1.0)
+        short = last_steps(sampler, 2)
+        assert short.grid.timestep_T.tolist() == expected
+        assert torch.equal(short.std_T, sampler.std_T[-2:] if not final else sampler.std_T[-3:-1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({}, "ok"),
+        ({"ratio_error": 4.9e-5}, "ok"),
+        ({"ratio_error": 5.1e-5}, "warning"),
+        ({"ratio_error": None, "tolerance": None}, "ok"),
+        ({"gradient_norm": 0.0}, "failed"),
+        ({"gradient_norm": 0.0, "skipped": True}, "ok"),
+        ({"finite": False}, "failed"),
+    ],
+)
+def test_the_verdict_on_a_rehearsal(changes, status):
+    good = Rehearsal(load_config(None), 0.0, 1e-4, 0.3, False, True, 1.0, 1.0, 1.0)
+    assert judge(replace(good, **changes)).status == status
+
+
+def test_the_rehearsal_takes_one_batch_of_the_recipe():
+    small = in_small(load_config("compressibility"))
+    assert (small.samples_per_iteration, small.updates) == (8, 1)
+    assert small.model.local_files_only
+    assert in_small(load_config("compressibility", ["batch_size=1"])).samples_per_iteration == 2

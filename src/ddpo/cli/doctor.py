@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 
 FAILED = 1
 """Exit code where a check failed or a run has a problem; 2 is for what cannot be looked at, as everywhere."""
+COLOURS = {"ok": "green", "clear": "green", "warning": "yellow", "failed": "red", "problem": "red", "unknown": None}
+"""Of what came of a check, and of the severity of a finding."""
+MARKS = {"green": "✓", "yellow": "!", "red": "✗", None: "-"}
 
 
 def doctor(
@@ -27,7 +33,7 @@ def doctor(
         list[str] | None,
         typer.Argument(metavar="[RECIPE|FILE.yaml|RUN] [KEY=VALUE]...", help="What to look at; a run is its folder."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Check whether a recipe can train on this machine, or explain a run whose reward is flat or falls."""
     given = list(arguments or [])
@@ -46,10 +52,7 @@ def doctor(
 
 
 def _is_folder(source: str) -> bool:
-    """Return whether a folder is meant and not a recipe or file.
-
-    Raises ConfigError for a path where nothing is.
-    """
+    """Return whether a folder is meant and not a recipe or file; raises ConfigError for a path where nothing is."""
     from ddpo.config import recipes
 
     path = Path(source).expanduser()
@@ -60,19 +63,24 @@ def _is_folder(source: str) -> bool:
 
 def _look_at_recipe(source: str | None, overrides: Sequence[str], as_json: bool) -> bool:
     """Show every check; return whether none failed."""
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported: looking must not download anything
-    from ddpo.doctor.recipe import examine
+    from ddpo.doctor.checks import examine
+    from ddpo.report.wording import count
 
+    checks: list[Check] = []
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():  # a user's reward may print
+        for check in examine(source, overrides):
+            checks.append(check)
+            if not as_json:
+                _tell(check.status, f"{check.name}: {check.text}", check.advice)
+    failed, warned = (sum(check.status == status for check in checks) for status in ("failed", "warning"))
     if as_json:
-        with redirect_stdout(sys.stderr):  # a user's reward may print
-            checks = list(examine(source, overrides, offline=offline))
-        typer.echo(json.dumps(_checks_record(checks), indent=1, allow_nan=False))
+        _print_json({"healthy": not failed, "checks": [asdict(check) for check in checks]})
+    elif failed:
+        typer.secho(f"\n{count(failed, 'check')} failed.", bold=True)
     else:
-        from ddpo.cli.doctor_tables import print_checks
-
-        checks = print_checks(examine(source, overrides, offline=offline))
-    return not any(check.outcome.status == "failed" for check in checks)
+        typer.secho(f"\nReady to train{', with ' + count(warned, 'warning') if warned else ''}.", bold=True)
+    return not failed
 
 
 def _look_at_run(path: Path, as_json: bool) -> bool:
@@ -82,42 +90,44 @@ def _look_at_run(path: Path, as_json: bool) -> bool:
 
     diagnosis = diagnose(RunFolder.open(path))
     if as_json:
-        typer.echo(json.dumps(_diagnosis_record(diagnosis), indent=1, allow_nan=False))
+        told = ("severity", "subject", "text", "keys", "advice")
+        _print_json(
+            {
+                "run": diagnosis.run.name,
+                "iterations": diagnosis.run.done,
+                "healthy": not diagnosis.problems,
+                "findings": [{name: getattr(finding, name) for name in told} for finding in diagnosis.findings],
+                "not_read": diagnosis.run.problems,
+            }
+        )
     else:
-        from ddpo.cli.doctor_tables import print_diagnosis
-
         print_diagnosis(diagnosis)
     return not diagnosis.problems
 
 
-def _checks_record(checks: Sequence[Check]) -> dict[str, object]:
-    entries = [
-        {
-            "name": check.name,
-            "status": check.outcome.status,
-            "text": check.outcome.text,
-            "advice": check.outcome.advice,
-            "seconds": round(check.seconds, 3),
-        }
-        for check in checks
-    ]
-    return {"healthy": not any(entry["status"] == "failed" for entry in entries), "checks": entries}
+def print_diagnosis(diagnosis: Diagnosis) -> None:
+    """Print what was found in a run, signs first, and what that comes to."""
+    run = diagnosis.run
+    planned = f" of {run.planned:,}" if run.planned not in (None, run.done) else ""
+    typer.secho(
+        f"{run.name}: {run.done:,}{planned} iterations, trained on {run.trained_reward or 'an unknown reward'}\n",
+        bold=True,
+    )
+    for problem in run.problems:
+        _tell("warning", problem, "")
+    for finding in diagnosis.findings:
+        seen = f" [{', '.join(finding.keys)}]" if finding.keys else ""
+        _tell(finding.severity, f"{finding.subject}: {finding.text}{seen}", finding.advice)
+    typer.secho(f"\n{diagnosis.verdict}", bold=True)
 
 
-def _diagnosis_record(diagnosis: Diagnosis) -> dict[str, object]:
-    return {
-        "run": diagnosis.run.name,
-        "iterations": diagnosis.run.done,
-        "healthy": not diagnosis.problems,
-        "findings": [
-            {
-                "severity": finding.severity,
-                "subject": finding.subject,
-                "text": finding.text,
-                "keys": list(finding.keys),
-                "advice": finding.advice,
-            }
-            for finding in diagnosis.findings
-        ],
-        "not_read": diagnosis.run.problems,
-    }
+def _tell(status: str, text: str, advice: str) -> None:
+    """Print a mark and a text beside it, with the advice below, as wide as the terminal."""
+    colour, width = COLOURS[status], shutil.get_terminal_size((120, 24)).columns
+    typer.secho(textwrap.fill(f"{MARKS[colour]} {text}", width, subsequent_indent="  "), fg=colour)
+    if advice:
+        typer.secho(textwrap.fill(f"  → {advice}", width, subsequent_indent="    "), fg="cyan")
+
+
+def _print_json(record: dict[str, object]) -> None:
+    typer.echo(json.dumps(record, indent=1, allow_nan=False))

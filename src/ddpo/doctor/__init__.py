@@ -1,5 +1,5 @@
-"""`ddpo doctor`: whether a recipe can train on this machine, and what keeps a run from learning.
+"""`ddpo doctor` and `ddpo train --dry-run`: whether a recipe can train here, what it costs, why a run does not learn.
 
-`recipe` looks at a machine and a configuration, one check after another: `environment`, `machine`, `hub` and
-`rehearsal` hold the checks. `diagnosis` reads a run folder and never imports torch.
+`checks` looks at a recipe on this machine; `dry_run` plans it, `cost` is the arithmetic, `counting` what one row costs,
+`rehearsal` a real small iteration. `diagnosis` reads a run folder and never imports torch.
 """

@@ -9,16 +9,15 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from math import prod
 
-from pydantic import ValidationError
-
-from ddpo.policies.architectures import Architecture, local_folder
-from ddpo.policies.loading import ModelSource
+from ddpo.algorithms import WeightedRegression
+from ddpo.config import TrainConfig, parse_config
+from ddpo.doctor.architecture import find_architecture
 from ddpo.prompts import PromptSource, load_prompts
-from ddpo.report.findings import Finding, clear, section, sign, unknown
+from ddpo.report.findings import ENOUGH_ITERATIONS, Finding, clear, sign, unknown
 from ddpo.report.signs import findings, ordered
-from ddpo.report.wording import share
+from ddpo.report.wording import count, share
 from ddpo.runs.folder import RunFolder
-from ddpo.runs.record import RunRecord, finite
+from ddpo.runs.record import RunRecord
 from ddpo.runtime.errors import DDPOError
 
 WARM = 0.5
@@ -40,9 +39,15 @@ class Diagnosis:
         return sum(finding.grave for finding in self.findings)
 
     @property
-    def warnings(self) -> int:
-        """Number of the other signs."""
-        return sum(finding.level == "sign" for finding in self.findings) - self.problems
+    def verdict(self) -> str:
+        """One sentence on the run."""
+        severities = Counter(finding.severity for finding in self.findings)
+        told = [count(severities[name], name) for name in ("problem", "warning") if severities[name]]
+        if told:
+            return f"{' and '.join(told)}; a warning is a reason to look, not a verdict."
+        if self.run.done < ENOUGH_ITERATIONS:
+            return f"Nothing was found, but {count(self.run.done, 'iteration')} say little about a run."
+        return "Healthy: nothing was found that keeps this run from learning."
 
 
 def diagnose(folder: RunFolder) -> Diagnosis:
@@ -57,11 +62,11 @@ def diagnose(folder: RunFolder) -> Diagnosis:
 
 
 def _dimensions(run: RunRecord) -> int | None:
-    """Return the scalars in one sample of the run's model, where its configuration is on this machine."""
+    """Return the scalars in one sample of the run's model, where its architecture is known."""
     try:
-        folder = local_folder(ModelSource.model_validate(section(run, "model")))
-        return None if folder is None else prod(Architecture.read(folder).latent_shape)
-    except (DDPOError, ValidationError):
+        architecture, _ = find_architecture(parse_config(run.config).model)
+        return None if architecture is None else prod(architecture.latent_shape)
+    except DDPOError:
         return None
 
 
@@ -70,41 +75,37 @@ def baseline(run: RunRecord) -> list[Finding]:
 
     Prompts depend on nothing but seed and iteration, so those of the run are drawn again and counted.
     """
-    subject, advantage = "Running statistics of the prompts", section(run, "advantage")
-    regression = str(section(run, "algorithm").get("name")).startswith("rwr")
-    if not run.done or regression or advantage.get("name") != "running":
-        return []
-    settings = [finite(run.config.get(key)) for key in ("samples_per_iteration", "seed", "samples_per_prompt")]
-    least = finite(advantage.get("min_count"))
-    if least is None or any(value is None or value < 0 for value in settings) or not settings[0] or not settings[2]:
-        return [unknown(subject, "the configuration does not say how many samples were drawn of a prompt")]
+    subject = "Running statistics of the prompts"
     try:
-        source = load_prompts(run.config["prompts"])
-    except (DDPOError, KeyError, TypeError) as error:
-        return [unknown(subject, f"the run's prompts cannot be loaded: {error}")]
-    samples, seed, each = (int(value) for value in settings if value is not None)
-    warm = _share_of_warm(source, run.done, samples=samples, seed=seed, each=each, least=int(least))
+        config = parse_config(run.config)
+        if not run.done or isinstance(config.algorithm, WeightedRegression) or config.advantage.name != "running":
+            return []
+        source = load_prompts(config.prompts)
+    except DDPOError as error:
+        return [unknown(subject, str(error))]
+    warm, samples = _share_of_warm(source, run.done, config), config.samples_per_iteration
     numbers = (
-        f"{share(warm)} of the {run.done * samples:,} samples were drawn for prompts with {least:.0f} rewards or more"
+        f"{share(warm)} of the {run.done * samples:,} samples were drawn for prompts with "
+        f"{config.advantage.min_count} rewards or more"
     )
     keys = ("advantage.min_count", "samples_per_iteration")
     if warm >= WARM:
         return [clear(subject, numbers, *keys)]
     text = (
-        f"The baseline is not warmed up: only {numbers} (advantage.min_count); the others were normalised by the mean "
-        f"of the whole iteration. With {len(source):,} prompts and {samples:,} samples an iteration a prompt is drawn "
-        f"{samples / len(source):.2g} times an iteration."
+        f"Only {numbers}; the others were normalised by the mean of the whole iteration. "
+        f"There are {len(source):,} prompts, and {samples:,} samples an iteration."
     )
     advice = "Lower advantage.min_count, raise samples_per_prompt, take fewer prompts, or train on."
     return [sign("The baseline is not warmed up", text, *keys, advice=advice)]
 
 
-def _share_of_warm(source: PromptSource, iterations: int, *, samples: int, seed: int, each: int, least: int) -> float:
-    """Return the share of samples whose prompt had `least` rewards, those of the same iteration included."""
+def _share_of_warm(source: PromptSource, iterations: int, config: TrainConfig) -> float:
+    """Return the share of samples whose prompt had enough rewards, those of the same iteration included."""
+    number, each = config.samples_per_iteration, config.samples_per_prompt
     rewards, warm = Counter[str](), 0
     for iteration in range(1, iterations + 1):
-        prompts = source.draw(samples, seed=seed, iteration=iteration, samples_per_prompt=each)
+        prompts = source.draw(number, seed=config.seed, iteration=iteration, samples_per_prompt=each)
         texts = [prompt.text for prompt in prompts]
         rewards.update(texts)
-        warm += sum(rewards[text] >= least for text in texts)
-    return warm / (iterations * samples)
+        warm += sum(rewards[text] >= config.advantage.min_count for text in texts)
+    return warm / (iterations * number)
