@@ -119,8 +119,8 @@ def check_media(reward: LoadedReward, medium: str) -> None:
         if component.media is not None and medium not in component.media:
             takes = " or ".join(f"'{name}'" for name in component.media)
             raise RewardError(
-                f"Reward '{component.name}' scores samples of the medium {takes}, not '{medium}': choose another reward "
-                "or model; a function of your own says what it takes in its attribute `media`."
+                f"Reward '{component.name}' scores samples of the medium {takes}, not '{medium}': choose another "
+                "reward or model; a function of your own says what it takes in its attribute `media`."
             )
 
 
