@@ -4,8 +4,7 @@ Importing this package imports neither torch nor Pillow.
 """
 
 from ddpo.media.image import to_uint8
-from ddpo.rewards.combinators import CombinedReward
-from ddpo.rewards.combining import available_combinators, repeatable_spec
+from ddpo.rewards.combinators import CombinedReward, available_combinators, repeatable_spec
 from ddpo.rewards.contract import (
     ComponentScores,
     LoadedReward,

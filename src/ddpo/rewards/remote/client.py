@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from ddpo.media.image import to_uint8
 from ddpo.rewards.contract import NamedReward
+from ddpo.rewards.options import Options, parse_options
 from ddpo.rewards.remote.link import Failure, Link
 from ddpo.rewards.remote.pictures import to_png
 from ddpo.rewards.remote.protocol import TOKEN_VARIABLE, Info, ScoreItem
-from ddpo.runtime.errors import RewardError, nearest
+from ddpo.runtime.errors import RewardError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -35,10 +36,8 @@ SCHEMES = ("http://", "https://")
 """How the name of a remote reward begins."""
 
 
-class RemoteOptions(BaseModel):
+class RemoteOptions(Options):
     """Options of a remote reward."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     url: Annotated[list[str], Field(min_length=1)]
     """Servers of the same reward."""
@@ -65,7 +64,7 @@ def load_remote(options: Mapping[str, Any]) -> NamedReward:
     Raises:
         RewardError: a malformed option, a server that cannot be reached, or servers of different rewards.
     """
-    settings = _parse(options)
+    settings = parse_options(RemoteOptions, "remote", options)
     token = settings.token or os.environ.get(TOKEN_VARIABLE)
     urls = dict.fromkeys(settings.url)
     links = [Link(url, token=token, timeout=settings.timeout, backoff=settings.backoff) for url in urls]
@@ -75,20 +74,6 @@ def load_remote(options: Mapping[str, Any]) -> NamedReward:
     batch = min(settings.batch, *(info.max_items for info in infos))
     function = RemoteReward(links, batch=batch, retries=settings.retries, timeout=settings.timeout)
     return NamedReward(f"remote:{infos[0].reward}", function, infos[0].label, media=("image",))
-
-
-def _parse(options: Mapping[str, Any]) -> RemoteOptions:
-    try:
-        return RemoteOptions.model_validate(dict(options))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        option, valid = str(problem["loc"][0]), list(RemoteOptions.model_fields)
-        if problem["type"] == "extra_forbidden":
-            hint = nearest(option, valid)
-            raise RewardError(
-                f"A remote reward has no option '{option}'.{hint} Its options: {', '.join(valid)}."
-            ) from None
-        raise RewardError(f"Option '{option}' of a remote reward: {problem['msg']}.") from None
 
 
 def _check_same(links: Sequence[Link], infos: Sequence[Info]) -> None:
