@@ -15,7 +15,7 @@ from reward_servers import ScriptedServer, real_server
 from ddpo.config import load_config
 from ddpo.media import Image
 from ddpo.rewards import load_reward, score, to_uint8, without_token
-from ddpo.rewards.remote import open_png, pixels_of, to_png
+from ddpo.rewards.remote.pictures import open_png, pixels_of, to_png
 from ddpo.runtime.errors import RewardError
 from ddpo.training.run import repeatable, train
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
-from ddpo.rewards.remote import Problem
+from ddpo.rewards.remote.protocol import Problem
 from ddpo.rewards.server.limits import Limits
 
 if TYPE_CHECKING:
