@@ -4,8 +4,9 @@ Importing this package imports neither torch nor Pillow.
 """
 
 from ddpo.media.image import to_uint8
-from ddpo.rewards.combinators import CombinedReward, available_combinators, repeatable_spec
+from ddpo.rewards.combinators import available_combinators, repeatable_spec
 from ddpo.rewards.contract import (
+    CombinedReward,
     ComponentScores,
     LoadedReward,
     NamedReward,

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from ddpo.rewards.cached import SIZE, Cached
-from ddpo.rewards.contract import Array, ComponentScores, NamedReward
+from ddpo.rewards.contract import Array, CombinedReward, ComponentScores, Formula, NamedReward
 from ddpo.rewards.options import Options, parse_options
 from ddpo.runtime.errors import RewardError, nearest
 from ddpo.runtime.plugins import anchored, reference
@@ -23,55 +23,6 @@ from ddpo.runtime.plugins import anchored, reference
 Bound = float | None
 _CONSTANT = 1e-9
 """A standard deviation below this share of the largest value is rounding: the values do not differ."""
-
-
-@dataclass(frozen=True)
-class Formula:
-    """How rewards follow from the scores of components."""
-
-    words: str
-    """In short, for tables and figures: `0.5 jpeg-compressibility + 10 judge`."""
-    value: Callable[[ComponentScores, ComponentScores], Array]
-    """Returns the values `(B,)` of the samples in the first; normalisations are over those in the second."""
-
-    @property
-    def enclosed(self) -> str:
-        """The words, in brackets where there are several."""
-        return f"({self.words})" if " " in self.words else self.words
-
-
-@dataclass(frozen=True)
-class CombinedReward:
-    """A reward made of rewards."""
-
-    name: str
-    """That of its outermost combinator."""
-    formula: Formula
-    components: Mapping[str, NamedReward]
-    """What the formula names, each of which scores every sample once."""
-    spec: Mapping[Any, Any]
-    """What it was loaded from."""
-
-    @property
-    def key(self) -> str:
-        """The name in metrics."""
-        return self.name
-
-    @property
-    def media(self) -> tuple[str, ...] | None:
-        """Names of the media that every component can score; None: any."""
-        limited = [reward.media for reward in self.components.values() if reward.media is not None]
-        return tuple(name for name in limited[0] if all(name in media for media in limited)) if limited else None
-
-    @property
-    def label(self) -> str:
-        """The formula in short."""
-        return self.formula.words
-
-    def combine(self, scores: ComponentScores, reference: ComponentScores | None = None) -> Array:
-        """Return the rewards `(B,)`; normalisations are over `reference`, None: over `scores` itself."""
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is an error of its own (`combine`)
-            return self.formula.value(scores, scores if reference is None else reference)
 
 
 def is_combination(spec: object) -> bool:
