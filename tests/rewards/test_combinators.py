@@ -14,7 +14,6 @@ from ddpo.rewards import (
     ComponentScores,
     NamedReward,
     Scorer,
-    available_combinators,
     combine,
     load_reward,
     repeatable_spec,
@@ -282,11 +281,6 @@ def test_mistakes_are_named_in_one_sentence(spec, message):
     with pytest.raises(RewardError, match=message) as caught:
         load_reward(spec)
     assert "\n" not in str(caught.value)
-
-
-def test_every_combinator_is_described():
-    names = [name for name, _ in available_combinators()]
-    assert names == ["sum", "product", "clip", "cached"]
 
 
 def test_on_the_command_line_weights_take_the_place_of_the_recipes_reward():

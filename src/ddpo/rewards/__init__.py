@@ -16,8 +16,6 @@ from ddpo.rewards.contract import (
     score,
     score_components,
 )
-from ddpo.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility, jpeg_size
-from ddpo.rewards.judge import judge_probability, judge_recognition
 from ddpo.rewards.registry import (
     RewardSpec,
     available_rewards,
@@ -27,7 +25,6 @@ from ddpo.rewards.registry import (
     without_token,
 )
 from ddpo.rewards.scorer import Scorer
-from ddpo.runtime.plugins import anchored, reference
 
 __all__ = [
     "CombinedReward",
@@ -37,19 +34,12 @@ __all__ = [
     "Reward",
     "RewardSpec",
     "Scorer",
-    "anchored",
     "available_combinators",
     "available_rewards",
     "check_media",
     "combine",
-    "jpeg_compressibility",
-    "jpeg_incompressibility",
-    "jpeg_size",
-    "judge_probability",
-    "judge_recognition",
     "load_reward",
     "names_rewards",
-    "reference",
     "repeatable_spec",
     "reward_entries",
     "score",
