@@ -25,10 +25,10 @@ from ddpo.rewards.remote.protocol import (
     ScoreRequest,
     ScoreResponse,
 )
+from ddpo.rewards.server import Limits
 from ddpo.rewards.server.batching import Batcher, Outcome, QueueFullError, Sample
 from ddpo.rewards.server.gate import Gate
 from ddpo.rewards.server.identity import PACKAGE_VERSION, version_of
-from ddpo.rewards.server.limits import Limits
 from ddpo.runtime.errors import RewardError
 
 RETRY_AFTER = {"Retry-After": "1"}

@@ -14,7 +14,7 @@ import numpy as np
 
 from ddpo.media import Image
 from ddpo.rewards import NamedReward, score
-from ddpo.rewards.server.limits import Limits
+from ddpo.rewards.server import Limits
 from ddpo.runtime.errors import RewardError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
 from ddpo.rewards.remote.protocol import Problem
-from ddpo.rewards.server.limits import Limits
+from ddpo.rewards.server import Limits
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
