@@ -110,8 +110,9 @@ class RemoteReward:
     async def _score(self, call: _Call) -> None:
         """Fill the scores of a call, or raise the first problem that is one."""
         waiting: asyncio.LifoQueue[_Part] = asyncio.LifoQueue()
-        for first in reversed(range(0, len(call.prompts), self._batch)):
-            waiting.put_nowait(_Part(list(range(len(call.prompts)))[first : first + self._batch]))
+        indices = range(len(call.prompts))
+        for first in reversed(indices[:: self._batch]):
+            waiting.put_nowait(_Part(list(indices[first : first + self._batch])))
         tasks = [asyncio.create_task(self._work(link, call, waiting)) for link in self._links]
         tasks.append(asyncio.create_task(waiting.join()))
         done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -145,14 +146,14 @@ class RemoteReward:
         part.indices = [index for index in part.indices if index not in call.scores]
         if not part.indices:
             return []
-        if not failure.too_large:
-            part.tries += failure.wait is None
+        if failure.kind != "too large":
+            part.tries += failure.kind != "busy"
             link.leave_alone(failure, part.tries)
-            late = time.monotonic() + (failure.wait or 0.0) > part.begun + self._patience
+            late = time.monotonic() + failure.wait > part.begun + self._patience
             if part.tries <= self._retries and not late:
                 return [part]
             part.tries = max(part.tries, self._retries)  # each half is tried once: that without the guilty one succeeds
-        if len(part.indices) > 1 and failure.reached and failure.wait is None:
+        if len(part.indices) > 1 and failure.kind not in ("unreached", "busy"):
             middle = len(part.indices) // 2
             return [_Part(half, part.tries) for half in (part.indices[:middle], part.indices[middle:])]
         first, more = part.indices[0], len(part.indices) - 1

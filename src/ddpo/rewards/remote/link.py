@@ -9,9 +9,9 @@ import math
 import random
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
@@ -29,27 +29,19 @@ DEFAULT_RETRY_AFTER, SHORTEST_WAIT = 1.0, 0.1
 """Seconds to wait for a busy server that does not say how long, and at least: it must not be asked without end."""
 
 
+Kind = Literal["unreached", "busy", "too large", "reward failed", "failed"]
+"""What failed; `reward failed`: the server itself is well; `failed`: one of the samples may be why."""
+
+
 class Failure(Exception):  # noqa: N818
     """Why a request brought no scores for all of its samples."""
 
     def __init__(
-        self,
-        cause: str,
-        *,
-        scores: dict[str, float] | None = None,
-        reached: bool = True,
-        by_reward: bool = False,
-        too_large: bool = False,
-        wait: float | None = None,
+        self, cause: str, kind: Kind = "failed", *, scores: Mapping[str, float] = {}, wait: float = 0.0
     ) -> None:
-        """`scores` came with the failure, by id; `reached`: the server has seen the samples, one of them may be why.
-
-        `by_reward`: the reward failed, the server is well; `too_large`: it takes less at once; `wait`: it is busy and
-        asks to come back after these seconds.
-        """
+        """`scores` came with the failure, by id; `wait` are the seconds after which a busy server is to be asked."""
         super().__init__(cause)
-        self.scores, self.reached, self.by_reward = scores or {}, reached, by_reward
-        self.too_large, self.wait = too_large, wait
+        self.kind, self.scores, self.wait = kind, scores, wait
 
 
 @dataclass(frozen=True)
@@ -81,7 +73,9 @@ class Link:
     """A server, and when to ask it again."""
 
     def __init__(self, url: str, *, token: str | None, timeout: float, backoff: float) -> None:
-        """Raise RewardError when `url` is no address."""
+        """Raise RewardError when `url` is no address, or the token cannot stand in a header."""
+        if token and not (token.isascii() and token.isprintable()):
+            raise RewardError(f"The token for {url} holds more than ASCII's printable characters: choose another.")
         self.url, self._token, self._timeout, self._backoff = url, token, timeout, backoff
         self._base = _checked(url)
         # Without TLS no context is needed, whose making takes a tenth of a second.
@@ -95,14 +89,14 @@ class Link:
         await asyncio.sleep(max(0.0, self._ready_at - time.monotonic()))
 
     def leave_alone(self, failure: Failure, tries: int) -> None:
-        """Ask no more for a while: as long as the server asks for, else twice as long as after the failure before.
+        """Ask no more for a while: as long as a busy server asks for, else twice as long as after the failure before.
 
         Where only the reward failed, the `tries` of these samples count, else the server's failures in a row. A random
         factor keeps many clients from returning at once.
         """
         pause = failure.wait
-        if pause is None:
-            self._failures = 0 if failure.by_reward else self._failures + 1
+        if failure.kind != "busy":
+            self._failures = 0 if failure.kind == "reward failed" else self._failures + 1
             times = min(10, (self._failures or tries) - 1)
             factor = random.Random().uniform(0.5, 1.5)  # its own: the run's random numbers stay as they are
             pause = min(LONGEST_PAUSE, self._backoff * 2.0**times * factor)
@@ -140,9 +134,9 @@ class Link:
         answer = await self._request("POST", "/score", body, self._timeout)
         if answer.status == 429:
             wait = _seconds(answer.retry_after)
-            raise Failure(f"the server is busy and asks to wait {wait:g} s", wait=wait)
+            raise Failure(f"the server is busy and asks to wait {wait:g} s", "busy", wait=wait)
         if answer.status == 413:
-            raise Failure(answer.sentence, too_large=True)
+            raise Failure(answer.sentence, "too large")
         if answer.status != 200 and answer.status < 500 and answer.status != 408:
             raise self._refusal(answer)
         scores = self._scores(answer, {item.id for item in items})
@@ -166,7 +160,7 @@ class Link:
             raise Failure("an answer with ids twice or that were not asked for")
         if answer.status != 200:
             cause = f"status {answer.status}: {response.error or answer.sentence}"
-            raise Failure(cause, scores=scores, by_reward=bool(response.failed))
+            raise Failure(cause, "reward failed" if response.failed else "failed", scores=scores)
         if missing := len(wanted) - len(scores):
             raise Failure(f"an answer without the scores of {missing} of {len(wanted)} samples", scores=scores)
         return scores
@@ -191,7 +185,7 @@ class Link:
                 content = await _read(response)
                 return _Answer(response.status_code, content, response.headers.get("retry-after", ""))
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise Failure(f"no connection: {_reason(error)}", reached=False) from None
+            raise Failure(f"no connection: {_reason(error)}", "unreached") from None
         except TimeoutError:
             raise Failure(f"no whole answer within {seconds:g} s") from None
         except httpx2.HTTPError:
@@ -226,7 +220,7 @@ def _checked(url: str) -> str:
     problem = ""
     try:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or not url.isprintable():
             problem = "write http://host:port or https://host"
         elif parts.username is not None or parts.query or parts.fragment:
             problem = "an address has no password, query or fragment; a token is an option of its own"
