@@ -26,7 +26,8 @@ import torch
 
 from ddpo.media import Image
 from ddpo.rewards import load_reward, score
-from ddpo.rewards.remote import ScoreItem, ScoreRequest, to_png
+from ddpo.rewards.remote.pictures import to_png
+from ddpo.rewards.remote.protocol import ScoreItem, ScoreRequest
 
 HERE = Path(__file__).parent
 PERCENTILES = (50, 90, 99)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
+import signal
 import socket
 import threading
 import time
@@ -14,12 +16,11 @@ from reward_servers import ScriptedServer, mean_levels
 
 from ddpo.media import Image
 from ddpo.rewards import load_reward, score, to_uint8
-from ddpo.rewards.remote.breaker import LONGEST_PAUSE, THRESHOLD, CircuitBreaker
 from ddpo.runtime.errors import RewardError
 
 NUMBER = 6
 PROMPTS = [f"prompt {index}" for index in range(NUMBER)]
-QUICK = {"backoff": 0.01, "cooldown": 0.02, "timeout": 5.0, "retries": 2}
+QUICK = {"backoff": 0.01, "timeout": 5.0, "retries": 2}
 
 
 @pytest.fixture
@@ -250,27 +251,34 @@ def test_metadata_that_cannot_travel_is_named(images):
         score(remote(server), Image(), images, PROMPTS, [{"when": np.zeros(3)}] * NUMBER)
 
 
-def test_pauses_double_and_the_circuit_opens():
-    now = 0.0
-    breaker = CircuitBreaker(1.0, 30.0, clock=lambda: now)
-    assert breaker.seconds_left() == 0
-    for failure in range(1, 12):
-        breaker.failed()
-        doubled = 2.0 ** (failure - 1)
-        if failure < THRESHOLD:
-            assert doubled / 2 <= breaker.seconds_left() <= doubled * 1.5  # the random factor
-        else:
-            assert 30 <= breaker.seconds_left() <= LONGEST_PAUSE
-    breaker.succeeded()
-    now = 1000.0
-    breaker.failed()
-    assert breaker.seconds_left() <= 1.5
+def test_a_server_that_sends_us_elsewhere_is_not_followed(images):
+    with ScriptedServer() as other, ScriptedServer(otherwise=status(307, Location=f"{other.url}/score")) as server:
+        with pytest.raises(RewardError, match="refuses with status 307"):
+            scored(remote(server), images)
+        assert not other.requests
 
 
-def test_a_reward_that_fails_does_not_open_the_circuit_of_its_server():
-    breaker = CircuitBreaker(1.0, 1000.0, clock=lambda: 0.0)
-    for times in range(1, 6):
-        breaker.answered_without_scores(times)
-        assert breaker.seconds_left() <= 1.5 * 2.0 ** (times - 1)
-    breaker.failed()
-    assert breaker.seconds_left() <= 1.5  # the first of its own
+def test_no_try_is_begun_after_the_time_of_all_tries(images):
+    with ScriptedServer(otherwise=status(500)) as server:
+        with pytest.raises(RewardError, match="status 500"):
+            scored(remote(server, batch=1, timeout=0.2, retries=4, backoff=2.0), images)
+        assert len(server.requests) == 2  # the pause between them is a second at least
+
+
+def test_an_interrupt_ends_a_call_at_once(images):
+    with ScriptedServer(otherwise=hang) as server:
+        reward = remote(server)
+        main = threading.main_thread().ident
+        threading.Timer(0.3, signal.pthread_kill, [main, signal.SIGINT]).start()
+        start = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            scored(reward, images)
+        assert time.monotonic() - start < 2
+
+
+def test_a_call_works_where_an_event_loop_runs_already(images):
+    async def notebook():
+        return scored(remote(server), images)
+
+    with ScriptedServer() as server:
+        assert asyncio.run(notebook()) == expected(images)

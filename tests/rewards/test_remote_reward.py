@@ -15,7 +15,7 @@ from reward_servers import ScriptedServer, real_server
 from ddpo.config import load_config
 from ddpo.media import Image
 from ddpo.rewards import load_reward, score, to_uint8, without_token
-from ddpo.rewards.remote import open_png, pixels_of, to_png
+from ddpo.rewards.remote.pictures import open_png, pixels_of, to_png
 from ddpo.runtime.errors import RewardError
 from ddpo.training.run import repeatable, train
 
@@ -147,11 +147,14 @@ def test_a_run_is_named_after_what_it_trains_not_after_a_port():
         ("http://", "'http://' is not the address of a reward server: write http://host:port"),
         ("http://host:port", "'http://host:port' is not the address"),
         ("http://me:secret@host", "an address has no password"),
-        ({"name": "remote"}, "Option 'url' of a remote reward: Field required"),
-        ({"name": "remote", "url": []}, "Option 'url'"),
+        ("http://host\n", "is not the address"),
+        ("http://127.0.0.1:9/sub/", "no connection: connection refused"),
+        ({"name": "http://host", "token": "sésame"}, "The token for http://host holds more than ASCII"),
+        ({"name": "remote"}, "Reward 'remote' needs the option 'url'"),
+        ({"name": "remote", "url": []}, r"Reward 'remote': url is \[\]: list should have at least 1 item"),
         ({"name": "http://host", "timeuot": 3}, "no option 'timeuot'. Did you mean 'timeout'"),
         ({"name": "http://host", "on_error": "zero"}, "no option 'on_error'"),
-        ({"name": "http://host", "retries": -1}, "Option 'retries'"),
+        ({"name": "http://host", "retries": -1}, "retries is -1: input should be greater"),
     ],
     ids=str,
 )

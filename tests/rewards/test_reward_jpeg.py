@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 
 from ddpo import media
-from ddpo.rewards import jpeg_size, load_reward, score, to_uint8
+from ddpo.rewards import load_reward, score, to_uint8
+from ddpo.rewards.jpeg import jpeg_size
 from ddpo.runtime.errors import RewardError
 
 

@@ -11,7 +11,6 @@ import torch
 from ddpo.media import Image
 from ddpo.prompts import load_prompts
 from ddpo.rewards import load_reward, score
-from ddpo.rewards.describers import EndpointDescriber, JudgeDescriber, LocalDescriber, choose_describer
 from ddpo.rewards.vqa import Question, agrees, questions_of
 from ddpo.runtime.errors import RewardError
 
@@ -148,15 +147,3 @@ def test_the_prompts_counting_ask_what_the_reward_can_answer(monkeypatch):
         load_reward("vqa"), Image(), asked_about(0, 1, 2), [p.text for p in prompts], [p.metadata for p in prompts]
     )
     assert got.tolist() == [0, 1, 0]
-
-
-def test_the_options_choose_the_describer():
-    options = {"timeout": 3.0, "precision": "bf16", "max_tokens": 9, "jpeg_quality": 80, "device": "cpu"}
-    options["batch_size"] = 5
-    assert choose_describer("x", "http://a/v1", "KEY", **options) == EndpointDescriber(
-        endpoint="http://a/v1", model="x", timeout=3.0, parallel=5, max_tokens=9, jpeg_quality=80, key_variable="KEY"
-    )
-    assert choose_describer("x", None, None, **options) == LocalDescriber(
-        model="x", device="cpu", precision="bf16", batch_size=5, max_tokens=9, jpeg_quality=80
-    )
-    assert choose_describer("judge", None, None, **options) == JudgeDescriber()

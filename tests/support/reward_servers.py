@@ -19,7 +19,7 @@ import uvicorn
 from PIL import Image
 
 from ddpo.rewards import load_reward
-from ddpo.rewards.remote import PROTOCOL
+from ddpo.rewards.remote.protocol import PROTOCOL
 from ddpo.rewards.server import Limits
 from ddpo.rewards.server.application import create_app
 

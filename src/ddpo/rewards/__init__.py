@@ -4,9 +4,9 @@ Importing this package imports neither torch nor Pillow.
 """
 
 from ddpo.media.image import to_uint8
-from ddpo.rewards.combinators import CombinedReward
-from ddpo.rewards.combining import available_combinators, repeatable_spec
+from ddpo.rewards.combinators import available_combinators, repeatable_spec
 from ddpo.rewards.contract import (
+    CombinedReward,
     ComponentScores,
     LoadedReward,
     NamedReward,
@@ -16,8 +16,6 @@ from ddpo.rewards.contract import (
     score,
     score_components,
 )
-from ddpo.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility, jpeg_size
-from ddpo.rewards.judge import judge_probability, judge_recognition
 from ddpo.rewards.registry import (
     RewardSpec,
     available_rewards,
@@ -27,7 +25,6 @@ from ddpo.rewards.registry import (
     without_token,
 )
 from ddpo.rewards.scorer import Scorer
-from ddpo.runtime.plugins import anchored, reference
 
 __all__ = [
     "CombinedReward",
@@ -37,19 +34,12 @@ __all__ = [
     "Reward",
     "RewardSpec",
     "Scorer",
-    "anchored",
     "available_combinators",
     "available_rewards",
     "check_media",
     "combine",
-    "jpeg_compressibility",
-    "jpeg_incompressibility",
-    "jpeg_size",
-    "judge_probability",
-    "judge_recognition",
     "load_reward",
     "names_rewards",
-    "reference",
     "repeatable_spec",
     "reward_entries",
     "score",

@@ -9,7 +9,7 @@ import numpy as np
 
 from ddpo.rewards.affine_head import Head, apply_head, read_head
 from ddpo.rewards.clip import MODEL, Clip, load_clip
-from ddpo.rewards.pretrained import find_file, read_tensors, resolve_device
+from ddpo.rewards.pretrained import find_file, in_batches, read_tensors, resolve_device
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -38,16 +38,9 @@ def aesthetic(
 
     Raises RewardError when either cannot be loaded.
     """
-    import torch
-
     del prompts, metadata
     clip, head = _load(weights, model, device)
-    rating_B = []
-    with torch.no_grad():
-        for first in range(0, len(images), batch_size):
-            batch = images[first : first + batch_size]
-            rating_B.append(rate(head, clip.embed_images(batch)).double().cpu())
-    return torch.cat(rating_B).numpy()
+    return in_batches(lambda batch: rate(head, clip.embed_images(batch)), batch_size, images)
 
 
 def rate(head: Head, embedding_BE: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddpo.media.image import to_pictures
-from ddpo.rewards.pretrained import load_network, load_tokenizer
+from ddpo.rewards.pretrained import in_batches, load_network, load_tokenizer
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -56,13 +56,10 @@ class Clip:
         """
         import torch
 
-        cosine_B = []
-        with torch.no_grad():
-            for first in range(0, len(prompts), batch_size):
-                rows = slice(first, first + batch_size)
-                image_BE, text_BE = self.embed_images(images[rows]), self.embed_prompts(prompts[rows])
-                cosine_B.append(torch.cosine_similarity(image_BE, text_BE).double().cpu())
-        return torch.cat(cosine_B).numpy()
+        def cosine(images: Tensor, prompts: list[str]) -> Tensor:
+            return torch.cosine_similarity(self.embed_images(images), self.embed_prompts(prompts))
+
+        return in_batches(cosine, batch_size, images, prompts)
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Return the projected embeddings `(B, E)` of pictures `(B, 3, H, W)` in [0, 1]."""

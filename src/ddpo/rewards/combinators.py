@@ -1,197 +1,219 @@
-"""Rewards made of rewards: pure functions of what the components scored for a whole batch.
+"""Rewards made of rewards: `{judge: 10, my.py:redness: 0.5}`, `{name: clip, ...}`.
 
-A combination is a tree. Its leaves name components; each node wraps others and turns their values `(B,)` into its own.
-It is evaluated once for the samples of all parts and processes, because ranks and z-scores depend on all of them.
+A combination is a formula of what its components scored. It is evaluated once for the samples of all parts and
+processes, because ranks and z-scores depend on all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from ddpo.rewards.contract import Array, ComponentScores, NamedReward
-from ddpo.runtime.errors import RewardError
+from ddpo.rewards.cached import SIZE, Cached
+from ddpo.rewards.contract import Array, CombinedReward, ComponentScores, Formula, NamedReward
+from ddpo.rewards.options import Options, parse_options
+from ddpo.runtime.errors import RewardError, nearest
+from ddpo.runtime.plugins import anchored, reference
 
-Normalisation = Literal["raw", "z-score", "rank"]
-"""How the values of a term of a sum are made comparable with those of the others."""
-NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
+Bound = float | None
 _CONSTANT = 1e-9
 """A standard deviation below this share of the largest value is rounding: the values do not differ."""
 
 
-class Expression(Protocol):
-    """A node of the tree."""
-
-    def value(self, scores: ComponentScores, reference: ComponentScores) -> Array:
-        """Return the values `(B,)` of the samples in `scores`; normalisations are over the samples in `reference`."""
-        ...
-
-    def words(self) -> str:
-        """Return the formula in short, for tables and figures."""
-        ...
+def is_combination(spec: object) -> bool:
+    """Return whether `spec` is a mapping that combines rewards."""
+    return _names_combinator(spec) or _is_weighted_sum(spec)
 
 
-@dataclass(frozen=True)
-class Component:
-    """The raw scores of a component."""
-
-    key: str
-
-    def value(self, scores: ComponentScores, reference: ComponentScores) -> Array:
-        """Return the component's scores `(B,)`."""
-        del reference
-        return scores.by_key[self.key]
-
-    def words(self) -> str:
-        """Return the component's key."""
-        return self.key
+def available_combinators() -> list[tuple[str, str]]:
+    """Return `(name, one-line description)` of everything that makes a reward of rewards."""
+    return [(name, str(kind.__doc__).rstrip(".")) for name, kind in _COMBINATORS.items()]
 
 
-@dataclass(frozen=True)
-class Clip:
-    """`min(max(x, low), high)`; None: no bound on that side."""
+def load_combination(spec: Mapping[Any, Any], load_plain: Callable[[Any], NamedReward]) -> CombinedReward:
+    """Return the reward that a combination stands for; equal rewards in it are one component, scored once.
 
-    inner: Expression
-    low: float | None
-    high: float | None
-
-    def value(self, scores: ComponentScores, reference: ComponentScores) -> Array:
-        """Return the clipped values `(B,)`."""
-        clipped_B: Array = np.clip(self.inner.value(scores, reference), self.low, self.high)
-        return clipped_B
-
-    def words(self) -> str:
-        """Return `judge in [0, 1]`, `judge at least 0` or `judge at most 1`."""
-        inner = _enclosed(self.inner)
-        if self.low is None:
-            return f"{inner} at most {self.high:g}"
-        return f"{inner} at least {self.low:g}" if self.high is None else f"{inner} in [{self.low:g}, {self.high:g}]"
+    Raises RewardError for an unknown or missing option, a wrong value, and whatever `load_plain` refuses, which loads
+    the rewards that are no combinations.
+    """
+    name = str(spec.get("name", "sum"))
+    builder = _Builder(load_plain, name)
+    return CombinedReward(name, builder.formula(spec), builder.components, spec)
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """`x - b`, where b is the prompt's entry in a table or else `default`."""
+def repeatable_spec(spec: object) -> Any:
+    """Return plain values that load the same reward from any folder: the paths of files in it are absolute.
 
-    inner: Expression
-    default: float | None
-    by_prompt: Mapping[str, float]
-
-    def value(self, scores: ComponentScores, reference: ComponentScores) -> Array:
-        """Return the differences `(B,)`.
-
-        Raises RewardError naming a prompt that has no baseline.
-        """
-        baseline_B: Array = np.array([self._of(prompt) for prompt in scores.prompts])
-        return self.inner.value(scores, reference) - baseline_B
-
-    def _of(self, prompt: str) -> float:
-        baseline = self.by_prompt.get(prompt, self.default)
-        if baseline is None:
-            raise RewardError(
-                f"Reward 'baseline' has no value for the prompt '{prompt}': add it to 'by_prompt', or give the "
-                "'value' of all prompts that are not in it."
-            )
-        return baseline
-
-    def words(self) -> str:
-        """Return `judge - 0.5`, or `judge - baseline` for a table."""
-        baseline = "baseline" if self.by_prompt or self.default is None else f"{self.default:g}"
-        return f"{_enclosed(self.inner)} - {baseline}"
+    What is no text, function or mapping becomes words that `load_reward` refuses.
+    """
+    spec = spec.spec if isinstance(spec, CombinedReward) else spec
+    if isinstance(spec, str):
+        return anchored(spec)
+    if not isinstance(spec, Mapping):
+        return reference(spec)
+    if _is_weighted_sum(spec):
+        return {repeatable_spec(reward): weight for reward, weight in spec.items()}
+    kinds: dict[str, Callable[[Any], Any]] = {"name": anchored}
+    if _names_combinator(spec) or "name" not in spec:  # else these are options of the user's function
+        kinds |= {"reward": repeatable_spec, "rewards": lambda rewards: [repeatable_spec(reward) for reward in rewards]}
+    return {key: kinds[key](value) if key in kinds else value for key, value in spec.items()}
 
 
-@dataclass(frozen=True)
-class Product:
-    """The product of several values."""
+class _Builder:
+    """Builds the formula of a combination and collects the components that it names."""
 
-    factors: tuple[Expression, ...]
+    def __init__(self, load_plain: Callable[[Any], NamedReward], name: str) -> None:
+        """`name` is the key of the combination, which no component may have."""
+        self._load_plain, self._name = load_plain, name
+        self.components: dict[str, NamedReward] = {}
+        self.cache_size: int | None = None
+        """Scores kept of every component met; None: they are not."""
+        self._met: list[tuple[object, int | None, str]] = []
 
-    def value(self, scores: ComponentScores, reference: ComponentScores) -> Array:
-        """Return the products `(B,)`."""
-        product_B: Array = np.prod([factor.value(scores, reference) for factor in self.factors], axis=0)
-        return product_B
+    def formula(self, spec: Any) -> Formula:
+        """Return the formula of anything that stands for a reward."""
+        if isinstance(spec, CombinedReward):
+            spec = spec.spec
+        if _is_weighted_sum(spec):
+            return _added([_weighted(self.formula(reward), float(weight)) for reward, weight in spec.items()])
+        if not _names_combinator(spec):
+            key = self._component(spec)
+            return Formula(key, lambda scores, _: scores.by_key[key])
+        name = spec["name"]
+        options = {key: value for key, value in spec.items() if key != "name"}
+        return parse_options(_COMBINATORS[name], name, options).formula(self)
 
-    def words(self) -> str:
-        """Return `judge x redness`."""
-        return " x ".join(_enclosed(factor) for factor in self.factors)
+    def _component(self, spec: Any) -> str:
+        """Return the key of a reward that is no combination."""
+        same = {"name": spec} if isinstance(spec, str) else spec
+        for met, cache_size, key in self._met:
+            if met == same and cache_size == self.cache_size:
+                return key
+        reward = self._load_plain(spec)
+        if self.cache_size is not None:
+            reward = replace(reward, function=Cached(reward.function, self.cache_size))
+        key, number = reward.key, 1
+        while key == self._name or key in self.components:
+            number += 1
+            key = f"{reward.key}-{number}"
+        self.components[key] = reward
+        self._met.append((same, self.cache_size, key))
+        return key
 
 
-@dataclass(frozen=True)
-class Term:
-    """A value in a sum, normalised and then weighted."""
+class _Combinator(Options):
+    """Options of a combinator."""
 
-    inner: Expression
+    def formula(self, builder: _Builder) -> Formula:
+        """Return the formula that they stand for."""
+        raise NotImplementedError
+
+
+class _Sum(_Combinator):
+    """weighted sum; each of `rewards` may have a weight, normalise (raw, z-score, rank) and clip: [low, high]."""
+
+    rewards: list[Any] = Field(min_length=1)
+
+    def formula(self, builder: _Builder) -> Formula:
+        return _added([_term(builder, spec) for spec in self.rewards])
+
+
+class _Term(Options):
+    """What a term of a sum may have beside its reward and that reward's own options."""
+
     weight: float = 1.0
-    normalisation: Normalisation = "raw"
-
-    def value(self, scores: ComponentScores, reference: ComponentScores) -> Array:
-        """Return the weighted values `(B,)`."""
-        value_B = self.inner.value(scores, reference)
-        if self.normalisation != "raw":
-            pool = self.inner.value(reference, reference)
-            value_B = (z_score if self.normalisation == "z-score" else rank)(value_B, pool)
-        return self.weight * value_B
-
-    def words(self) -> str:
-        """Return `10 judge` or `10 rank(judge)`."""
-        raw = self.normalisation == "raw"
-        inner = _enclosed(self.inner) if raw else f"{self.normalisation}({self.inner.words()})"
-        return inner if self.weight == 1 else f"{self.weight:g} {inner}"
+    normalise: Literal["raw", "z-score", "rank"] = "raw"
+    clip: tuple[Bound, Bound] | None = None
 
 
-@dataclass(frozen=True)
-class WeightedSum:
-    """The sum of normalised, weighted values."""
+class _Product(_Combinator):
+    """product of `rewards`."""
 
-    terms: tuple[Term, ...]
+    rewards: list[Any] = Field(min_length=1)
 
-    def value(self, scores: ComponentScores, reference: ComponentScores) -> Array:
-        """Return the sums `(B,)`."""
-        total_B: Array = np.sum([term.value(scores, reference) for term in self.terms], axis=0)
-        return total_B
-
-    def words(self) -> str:
-        """Return `0.5 jpeg-compressibility + 10 judge`."""
-        return " + ".join(term.words() for term in self.terms).replace("+ -", "- ")
+    def formula(self, builder: _Builder) -> Formula:
+        factors = [builder.formula(spec) for spec in self.rewards]
+        words = " x ".join(factor.enclosed for factor in factors)
+        return Formula(words, lambda *scores: np.prod([factor.value(*scores) for factor in factors], axis=0))
 
 
-@dataclass(frozen=True)
-class CombinedReward:
-    """A reward made of rewards."""
+class _Clip(_Combinator):
+    """`reward` held between `low` and `high`."""
 
-    name: str
-    """That of its outermost combinator."""
-    expression: Expression
-    components: Mapping[str, NamedReward]
-    """What the leaves of the expression name, each of which scores every sample once."""
-    spec: Mapping[Any, Any]
-    """What it was loaded from."""
+    reward: Any
+    low: Bound = None
+    high: Bound = None
 
-    @property
-    def key(self) -> str:
-        """The name in metrics."""
-        return self.name
+    def formula(self, builder: _Builder) -> Formula:
+        return _clipped(builder.formula(self.reward), self.low, self.high)
 
-    @property
-    def media(self) -> tuple[str, ...] | None:
-        """Names of the media that every component can score; None: any."""
-        limited = [reward.media for reward in self.components.values() if reward.media is not None]
-        return tuple(name for name in limited[0] if all(name in media for media in limited)) if limited else None
 
-    @property
-    def label(self) -> str:
-        """The formula in short."""
-        return self.expression.words()
+class _Cached(_Combinator):
+    """`reward`, which scores the same sample once; `size` scores are kept."""
 
-    def combine(self, scores: ComponentScores, reference: ComponentScores | None = None) -> Array:
-        """Return the rewards `(B,)`; normalisations are over `reference`, None: over `scores` itself.
+    reward: Any
+    size: int = Field(default=SIZE, ge=1)
 
-        Raises RewardError when a prompt lacks a baseline.
-        """
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is an error of its own (`combine`)
-            return self.expression.value(scores, scores if reference is None else reference)
+    def formula(self, builder: _Builder) -> Formula:
+        outside, builder.cache_size = builder.cache_size, self.size
+        try:
+            return builder.formula(self.reward)
+        finally:
+            builder.cache_size = outside
+
+
+_COMBINATORS: dict[str, type[_Combinator]] = {"sum": _Sum, "product": _Product, "clip": _Clip, "cached": _Cached}
+
+
+def _term(builder: _Builder, spec: Any) -> Formula:
+    """Return a term from a reward with the settings of `_Term` beside its own, or in `reward`."""
+    if not isinstance(spec, Mapping) or _is_weighted_sum(spec):
+        return builder.formula(spec)
+    settings = {key: value for key, value in spec.items() if key in _Term.model_fields}
+    rest = {key: value for key, value in spec.items() if key not in settings}
+    try:
+        inner = builder.formula(rest["reward"] if set(rest) == {"reward"} else rest)
+    except RewardError as error:
+        meant = "".join(nearest(str(key), _Term.model_fields) for key in rest if key not in ("name", "reward"))
+        raise RewardError(f"{error}{meant}") from None
+    term = parse_options(_Term, "sum", settings)
+    if term.clip is not None:
+        inner = _clipped(inner, *term.clip)
+    normalise = {"raw": None, "z-score": z_score, "rank": rank}[term.normalise]
+    if normalise is None:
+        return _weighted(inner, term.weight)
+
+    def value(scores: ComponentScores, reference: ComponentScores) -> Array:
+        return normalise(inner.value(scores, reference), inner.value(reference, reference))
+
+    return _weighted(Formula(f"{term.normalise}({inner.words})", value), term.weight, enclosed=True)
+
+
+def _weighted(inner: Formula, weight: float, *, enclosed: bool = False) -> Formula:
+    words = inner.words if enclosed else inner.enclosed
+    words = words if weight == 1 else f"{weight:g} {words}"
+    return Formula(words, lambda *scores: weight * inner.value(*scores))
+
+
+def _added(terms: Sequence[Formula]) -> Formula:
+    words = " + ".join(term.words for term in terms).replace("+ -", "- ")
+    return Formula(words, lambda *scores: np.sum([term.value(*scores) for term in terms], axis=0))
+
+
+def _clipped(inner: Formula, low: Bound, high: Bound) -> Formula:
+    if low is None and high is None:
+        raise RewardError("A reward is to be clipped and has no bounds: give one or both, null for none.")
+    if low is not None and high is not None and low >= high:
+        raise RewardError(f"A reward is clipped to [{low:g}, {high:g}]: the first bound must be the lower one.")
+    words = f"at most {high:g}" if low is None else f"at least {low:g}"
+    if low is not None and high is not None:
+        words = f"in [{low:g}, {high:g}]"
+    return Formula(f"{inner.enclosed} {words}", lambda *scores: np.clip(inner.value(*scores), low, high))
 
 
 def z_score(value_B: Array, pool: Array) -> Array:
@@ -211,6 +233,23 @@ def rank(value_B: Array, pool: Array) -> Array:
     return rank_B
 
 
-def _enclosed(expression: Expression) -> str:
-    words = expression.words()
-    return f"({words})" if " " in words else words
+def _names_combinator(spec: object) -> bool:
+    name = spec.get("name") if isinstance(spec, Mapping) else None
+    return isinstance(name, str) and name in _COMBINATORS
+
+
+def _is_weighted_sum(spec: object) -> bool:
+    """Return whether `spec` is the short form of a weighted sum: a number for each reward, and no name."""
+    if not isinstance(spec, Mapping) or not spec or "name" in spec:
+        return False
+    return all(_is_number(value) for value in spec.values())
+
+
+def _is_number(value: object) -> bool:
+    """Return whether `value` is a finite number; text counts, since YAML reads 1e-3 as text."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except (ValueError, OverflowError):
+        return False

@@ -6,7 +6,7 @@ A reward is a plain callable `(samples, prompts, metadata) -> scores`: it sees d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol
@@ -49,42 +49,6 @@ class ComponentScores:
     """Raw scores `(B,)` of each component."""
 
 
-class LoadedReward(Protocol):
-    """What `load_reward` returns: components that score samples, and how their scores become one number a sample.
-
-    Samples are scored in parts and by several processes; `combine` sees those of all parts and processes together.
-    """
-
-    @property
-    def name(self) -> str:
-        """As in a configuration, e.g. `jpeg-compressibility` or `my.py:redness`."""
-        ...
-
-    @property
-    def key(self) -> str:
-        """The name in metrics."""
-        ...
-
-    @property
-    def label(self) -> str:
-        """Short words with the unit, e.g. `negative JPEG size (kB)`."""
-        ...
-
-    @property
-    def media(self) -> tuple[str, ...] | None:
-        """Names of the media that it can score; None: any."""
-        ...
-
-    @property
-    def components(self) -> Mapping[str, NamedReward]:
-        """What scores samples, by the component's name in metrics; a plain reward is its own only component."""
-        ...
-
-    def combine(self, scores: ComponentScores, reference: ComponentScores | None = None) -> Array:
-        """Return the rewards `(B,)`; see `combine`."""
-        ...
-
-
 @dataclass(frozen=True)
 class NamedReward:
     """A reward with the name it has in configurations and the words it has in tables and figures."""
@@ -111,6 +75,62 @@ class NamedReward:
         """Return its scores `(B,)` as they are."""
         del reference
         return scores.by_key[self.key]
+
+
+@dataclass(frozen=True)
+class Formula:
+    """How rewards follow from the scores of components."""
+
+    words: str
+    """In short, for tables and figures: `0.5 jpeg-compressibility + 10 judge`."""
+    value: Callable[[ComponentScores, ComponentScores], Array]
+    """Returns the values `(B,)` of the samples in the first; normalisations are over those in the second."""
+
+    @property
+    def enclosed(self) -> str:
+        """The words, in brackets where there are several."""
+        return f"({self.words})" if " " in self.words else self.words
+
+
+@dataclass(frozen=True)
+class CombinedReward:
+    """A reward made of rewards."""
+
+    name: str
+    """That of its outermost combinator."""
+    formula: Formula
+    components: Mapping[str, NamedReward]
+    """What the formula names, each of which scores every sample once."""
+    spec: Mapping[Any, Any]
+    """What it was loaded from."""
+
+    @property
+    def key(self) -> str:
+        """The name in metrics."""
+        return self.name
+
+    @property
+    def media(self) -> tuple[str, ...] | None:
+        """Names of the media that every component can score; None: any."""
+        limited = [reward.media for reward in self.components.values() if reward.media is not None]
+        return tuple(name for name in limited[0] if all(name in media for media in limited)) if limited else None
+
+    @property
+    def label(self) -> str:
+        """The formula in short."""
+        return self.formula.words
+
+    def combine(self, scores: ComponentScores, reference: ComponentScores | None = None) -> Array:
+        """Return the rewards `(B,)`; normalisations are over `reference`, None: over `scores` itself."""
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is an error of its own (`combine`)
+            return self.formula.value(scores, scores if reference is None else reference)
+
+
+LoadedReward = NamedReward | CombinedReward
+"""What `load_reward` returns: components that score samples, and how their scores become one number a sample.
+
+Samples are scored in parts and by several processes; `combine` sees those of all parts and processes together.
+"""
 
 
 def check_media(reward: LoadedReward, medium: str) -> None:

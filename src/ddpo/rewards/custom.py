@@ -25,18 +25,19 @@ CALLING = ("workers", "timeout", "on_error", "retries")
 
 
 def check_signature(name: str, function: object, options: dict[str, Any]) -> None:
-    """Raise RewardError unless `function(images, prompts, metadata, **options)` is a possible call."""
+    """Raise RewardError unless `function(samples, prompts, metadata, **options)` is a possible call."""
     if not callable(function) or inspect.isclass(function):
         kind = "a class" if inspect.isclass(function) else f"of type {type(function).__name__}"
-        raise RewardError(f"Reward '{name}' is {kind}, not a function of (images, prompts, metadata).")
+        raise RewardError(f"Reward '{name}' is {kind}, not a function of (samples, prompts, metadata).")
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some compiled callables do not tell
         return
-    keywords = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
-    valid = [p.name for p in signature.parameters.values() if p.kind in keywords]
-    valid = [option for option in valid if option not in ("images", "prompts", "metadata")]
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values())
+    parameters = list(signature.parameters.values())
+    by_position = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    rest = [*by_position[3:], *(p for p in parameters if p.kind is p.KEYWORD_ONLY)]
+    valid = [p.name for p in rest if p.kind is not p.POSITIONAL_ONLY]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for option in options:
         if option not in valid and not takes_any:
             known = f" Its options: {', '.join(valid)}." if valid else " It has no options."
@@ -48,7 +49,7 @@ def check_signature(name: str, function: object, options: dict[str, Any]) -> Non
         signature.bind(None, None, None, **options)
     except TypeError as error:
         raise RewardError(
-            f"Reward '{name}' takes {signature}, but is called with (images, prompts, metadata): {error}."
+            f"Reward '{name}' takes {signature}, but is called with (samples, prompts, metadata): {error}."
         ) from error
 
 

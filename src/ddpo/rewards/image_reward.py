@@ -12,7 +12,7 @@ import numpy as np
 
 from ddpo.rewards.affine_head import Head, apply_head, read_head
 from ddpo.rewards.clip import clip_pixels
-from ddpo.rewards.pretrained import find_file, load_tokenizer, loading, read_tensors, resolve_device
+from ddpo.rewards.pretrained import find_file, in_batches, load_tokenizer, loading, read_tensors, resolve_device
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -47,15 +47,9 @@ def image_reward(
     `weights` is a file, folder or hub id of its checkpoint, `tokenizer` a folder or hub id of BERT's.
     Raises RewardError when they cannot be loaded.
     """
-    import torch
-
     del metadata
-    scorer = _load(weights, tokenizer, device)
-    rows = (slice(first, first + batch_size) for first in range(0, len(prompts), batch_size))
-    with torch.no_grad():
-        raw_B = torch.cat([scorer.raw(images[part], prompts[part]) for part in rows]).double().cpu().numpy()
-    reward_B: npt.NDArray[np.float64] = (raw_B - RAW_MEAN) / RAW_STD
-    return reward_B
+    raw_B = in_batches(_load(weights, tokenizer, device).raw, batch_size, images, prompts)
+    return (raw_B - RAW_MEAN) / RAW_STD
 
 
 @dataclass(frozen=True)

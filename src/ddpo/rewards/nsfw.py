@@ -10,7 +10,7 @@ import numpy as np
 
 from ddpo.media.image import to_pictures
 from ddpo.rewards.clip import normalise
-from ddpo.rewards.pretrained import load_network
+from ddpo.rewards.pretrained import in_batches, load_network
 from ddpo.runtime.errors import RewardError
 
 if TYPE_CHECKING:
@@ -38,13 +38,8 @@ def nsfw_penalty(
     default is Falconsai's ViT-B/16, Apache-2.0. It sees the picture resized to its own size (224 x 224; Pillow,
     bilinear, not cropped). Raises RewardError when it cannot be loaded or has no such class.
     """
-    import torch
-
     del prompts, metadata
-    classifier = _load(model, device)
-    parts = [images[first : first + batch_size] for first in range(0, len(images), batch_size)]
-    with torch.no_grad():
-        return -torch.cat([classifier.probability(part) for part in parts]).double().cpu().numpy()
+    return -in_batches(_load(model, device).probability, batch_size, images)
 
 
 @dataclass(frozen=True)

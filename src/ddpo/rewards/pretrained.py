@@ -6,7 +6,7 @@ Everything that can go wrong here is a RewardError that says which option to cha
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ddpo.runtime.errors import RewardError, connection_failed
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -54,6 +56,17 @@ def load_network(
         if missing:
             raise RewardError(f"{option}: {source} has no weights '{missing[0]}'; give a {kind.__name__}.")
         return network.to(place).eval().requires_grad_(False)
+
+
+def in_batches(function: Callable[..., Tensor], batch_size: int, *columns: Any) -> NDArray[np.float64]:
+    """Return the values `(B,)` that a network gives to `B` rows of the columns, `batch_size` at a time, in float64."""
+    import torch
+
+    starts = range(0, len(columns[0]), batch_size)
+    with torch.no_grad():
+        parts = [function(*(column[first : first + batch_size] for column in columns)) for first in starts]
+    value_B: NDArray[np.float64] = torch.cat(parts).double().cpu().numpy()
+    return value_B
 
 
 def load_tokenizer(source: str, option: str = "model") -> Any:

@@ -10,9 +10,8 @@ from typing import Any, TypeGuard
 from ddpo.rewards.aesthetic import aesthetic
 from ddpo.rewards.alignment import alignment
 from ddpo.rewards.clip import clip_score
-from ddpo.rewards.combinators import CombinedReward
-from ddpo.rewards.combining import available_combinators, is_combination, load_combination
-from ddpo.rewards.contract import LoadedReward, NamedReward, Reward
+from ddpo.rewards.combinators import available_combinators, is_combination, load_combination
+from ddpo.rewards.contract import CombinedReward, LoadedReward, NamedReward, Reward
 from ddpo.rewards.custom import check_signature, load_function, media_of
 from ddpo.rewards.hpsv2 import hpsv2
 from ddpo.rewards.image_reward import image_reward

@@ -6,7 +6,6 @@ import asyncio
 import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,23 +14,21 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ddpo.rewards import NamedReward
-from ddpo.rewards.remote import (
+from ddpo.rewards.remote.pictures import PictureError, open_png, pixels_of
+from ddpo.rewards.remote.protocol import (
     PROTOCOL,
     Info,
     ItemFailure,
     ItemScore,
-    PictureError,
     Problem,
     ScoreItem,
     ScoreRequest,
     ScoreResponse,
-    open_png,
-    pixels_of,
 )
+from ddpo.rewards.server import Limits
 from ddpo.rewards.server.batching import Batcher, Outcome, QueueFullError, Sample
 from ddpo.rewards.server.gate import Gate
 from ddpo.rewards.server.identity import PACKAGE_VERSION, version_of
-from ddpo.rewards.server.limits import Limits
 from ddpo.runtime.errors import RewardError
 
 RETRY_AFTER = {"Retry-After": "1"}
@@ -100,16 +97,18 @@ class _Scorer:
         """Return the scores, or raise an HTTPException with a sentence."""
         items = request.items
         if len(items) > self._limits.max_batch:
-            raise _too_large(f"The request holds {len(items)} items, more than the {self._limits.max_batch} allowed.")
+            raise HTTPException(
+                413, f"The request holds {len(items)} items, more than the {self._limits.max_batch} allowed."
+            )
         if len({item.id for item in items}) < len(items):
-            raise _unprocessable("Two items have the same id: ids must be different within a request.")
+            raise HTTPException(422, "Two items have the same id: ids must be different within a request.")
         work = functools.partial(unpacked, items, self._limits)
         samples = await asyncio.get_running_loop().run_in_executor(self._unpacking, work)
         try:
-            outcomes = await asyncio.wrap_future(self._batcher.submit(samples))
+            outcomes = await asyncio.gather(*map(asyncio.wrap_future, self._batcher.submit(samples)))
         except QueueFullError:
             busy = "Too many samples wait already: come back after a second."
-            raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, busy, RETRY_AFTER) from None
+            raise HTTPException(429, busy, RETRY_AFTER) from None
         return self._response(items, outcomes)
 
     def _response(self, items: Sequence[ScoreItem], outcomes: Sequence[Outcome]) -> JSONResponse:
@@ -136,32 +135,19 @@ def unpacked(items: Sequence[ScoreItem], limits: Limits) -> list[Sample]:
     Raises:
         HTTPException: an image that is none, is too large, or takes too much with the others; names the item.
     """
-    pictures, pixels = [], 0
+    samples, pixels = list[Sample](), 0
     for item in items:
         try:
-            pictures.append(open_png(item.image, limits.max_pixels))
-        except PictureError as error:
-            raise _unprocessable(f"Item '{item.id}': {error}.") from None
-        pixels += pictures[-1].width * pictures[-1].height
-    if pixels > limits.waiting_pixels:
-        raise _too_large(
-            f"The images have {pixels} pixels together, more than the {limits.waiting_pixels} allowed: send fewer."
-        )
-    samples = []
-    for item, picture in zip(items, pictures, strict=True):
-        try:
+            picture = open_png(item.image, limits.max_pixels)
+            pixels += picture.width * picture.height
+            if pixels > limits.waiting_pixels:
+                raise HTTPException(
+                    413, f"The images have more pixels together than the {limits.waiting_pixels} allowed: send fewer."
+                )
             samples.append(Sample(pixels_of(picture), item.prompt, dict(item.metadata)))
         except PictureError as error:
-            raise _unprocessable(f"Item '{item.id}': {error}.") from None
+            raise HTTPException(422, f"Item '{item.id}': {error}.") from None
     return samples
-
-
-def _too_large(sentence: str) -> HTTPException:
-    return HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence)
-
-
-def _unprocessable(sentence: str) -> HTTPException:
-    return HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, sentence)
 
 
 async def _malformed(_: Request, error: Exception) -> JSONResponse:

@@ -7,14 +7,14 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ddpo.media import Image
 from ddpo.rewards import NamedReward, score
-from ddpo.rewards.server.limits import Limits
+from ddpo.rewards.server import Limits
 from ddpo.runtime.errors import RewardError
 
 if TYPE_CHECKING:
@@ -45,28 +45,11 @@ Outcome = float | RewardError
 """A score, or why there is none."""
 
 
-@dataclass
-class _Ticket:
-    """The samples of one request, and what became of them so far."""
-
-    outcomes: list[Outcome | None]
-    missing: int
-    future: Future[list[Outcome]] = field(default_factory=Future)
-
-    def settle(self, place: int, outcome: Outcome) -> None:
-        self.outcomes[place] = outcome
-        self.missing -= 1
-        if not self.missing and self.future.set_running_or_notify_cancel():
-            self.future.set_result([outcome for outcome in self.outcomes if outcome is not None])
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A sample that waits, and its place in its request."""
+class _Entry(NamedTuple):
+    """A sample that waits, and what will become of it."""
 
     sample: Sample
-    ticket: _Ticket
-    place: int
+    future: Future[Outcome]
 
 
 class Batcher:
@@ -79,13 +62,13 @@ class Batcher:
         self._changed = threading.Condition()
         threading.Thread(target=self._run, name="reward", daemon=True).start()
 
-    def submit(self, samples: Sequence[Sample]) -> Future[list[Outcome]]:
-        """Return what will be the outcomes of the samples, in their order.
+    def submit(self, samples: Sequence[Sample]) -> list[Future[Outcome]]:
+        """Return what will be the outcome of each sample.
 
         Raises:
             QueueFullError: too many samples, or too large ones, wait already.
         """
-        ticket = _Ticket([None] * len(samples), len(samples))
+        entries = [_Entry(sample, Future()) for sample in samples]
         with self._changed:
             pixels = sum(entry.sample.number_of_pixels for entry in self._waiting)
             if self._waiting and (
@@ -93,16 +76,17 @@ class Batcher:
                 or pixels + sum(sample.number_of_pixels for sample in samples) > self._limits.waiting_pixels
             ):
                 raise QueueFullError
-            self._waiting.extend(_Entry(sample, ticket, place) for place, sample in enumerate(samples))
+            self._waiting.extend(entries)
             self._changed.notify_all()
-        return ticket.future
+        return [entry.future for entry in entries]
 
     def _run(self) -> None:
         while True:
             batch = self._next_batch()
             outcomes = outcomes_of(self._reward, [entry.sample for entry in batch])
             for entry, outcome in zip(batch, outcomes, strict=True):
-                entry.ticket.settle(entry.place, outcome)
+                if entry.future.set_running_or_notify_cancel():
+                    entry.future.set_result(outcome)
 
     def _next_batch(self) -> list[_Entry]:
         """Wait for samples, shortly for more of them, and take those in front that have the same size."""

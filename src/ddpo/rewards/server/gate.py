@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
-from ddpo.rewards.remote import Problem
-from ddpo.rewards.server.limits import Limits
+from ddpo.rewards.remote.protocol import Problem
+from ddpo.rewards.server import Limits
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 
 from ddpo.rewards import NamedReward
-from ddpo.rewards.server.limits import Limits
+from ddpo.rewards.server import Limits
 from ddpo.runtime.errors import ServingError
 
 CONNECTIONS = 256
