@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -73,6 +73,11 @@ class Algorithm(BaseModel):
     def samples_in_update(self, samples: int, updates: int) -> int:
         """Return how many samples an update sees when an iteration has so many of both."""
         return samples // updates
+
+    def in_small(self, samples: int) -> Self:
+        """Return the same algorithm with updates of so many samples, for a rehearsal."""
+        del samples
+        return self
 
     def check_sizes(self, samples: int, updates: int, inner_epochs: int, timestep_fraction: float) -> None:
         """Raise ValueError, naming the setting, when an iteration cannot be cut up like this."""

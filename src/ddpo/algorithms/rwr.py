@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -47,6 +47,10 @@ class WeightedRegression(Algorithm):
         """Return the noised samples of an update."""
         del samples, updates
         return self.samples_per_update
+
+    def in_small(self, samples: int) -> Self:
+        """Return the same regression on so many samples, weighed against each other."""
+        return self.model_copy(update={"samples_per_update": samples, "reweighting": "dataset"})
 
     def check_sizes(self, samples: int, updates: int, inner_epochs: int, timestep_fraction: float) -> None:
         """Raise ValueError for settings of replayed steps."""

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from ddpo.config import load_config
 from ddpo.doctor.dry_run import DryRun, prepare
 from ddpo.doctor.rehearsal import Rehearsal, rehearse
+from ddpo.media import Image
 from ddpo.report.training_signs import NEAR_TOLERANCE
 from ddpo.report.wording import number
 from ddpo.rewards import LoadedReward, score_components
@@ -90,9 +91,9 @@ def _look_at_configuration(source: str | None, overrides: Sequence[str], found: 
     """Load everything that a recipe names except the model's weights, and leave it in `found`."""
     dry = prepare(load_config(source, overrides))
     found.append(dry)
-    config = dry.config
+    config, model = dry.config, dry.config.policy or dry.config.model.name
     seen = (
-        f"{config.name}: {config.algorithm.name} on {config.model.name}, {config.precision} on {config.device}; "
+        f"{config.name}: {config.algorithm.name} on {model}, {config.precision} on {config.device}; "
         f"{dry.distinct_prompts:,} prompts, such as '{dry.prompts.prompts[0].text}'"
     )
     return Check("configuration", "ok", f"{seen}. {dry.note}" if dry.note else seen)
@@ -102,13 +103,15 @@ def _score(dry: DryRun, reward: LoadedReward, *, trained: bool) -> Check:
     """Score one picture of colours that change smoothly; without a measured reward training goes on."""
     import torch
 
+    if dry.config.policy is not None:
+        return Check("reward", "ok", f"{reward.key}: not tried, what a policy of your own draws is not known yet")
     name, prompt = "reward" if trained else "measured reward", dry.prompts.prompts[0]
     ramp = torch.linspace(0, 1, 512).expand(512, 512)
     picture = torch.stack([ramp, ramp.T, 0.5 * (ramp + ramp.T)])[None]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            scores = score_components(reward, picture, [prompt.text], [prompt.metadata])
+            scores = score_components(reward, Image(), picture, [prompt.text], [prompt.metadata])
     except RewardError as error:
         if trained and not _not_in_cache(error):
             raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from ddpo.algorithms import WeightedRegression
 from ddpo.config import TrainConfig
 from ddpo.doctor.counting import Figures
 
@@ -95,7 +94,7 @@ def _branches(config: TrainConfig) -> int:
 
 def _trained_branches(config: TrainConfig) -> int:
     """Return the rows of the network for one sample in a training pass."""
-    regression_on_one_branch = isinstance(config.algorithm, WeightedRegression) and not config.cfg_training
+    regression_on_one_branch = not config.algorithm.needs_steps and not config.cfg_training
     return 1 if regression_on_one_branch else _branches(config)
 
 
@@ -111,10 +110,10 @@ def _training(config: TrainConfig, steps_with_likelihood: int) -> tuple[int, Pas
     DDPO replays a share of the steps of every sample (F.1) in full batches; regression draws its own noised samples,
     one timestep each (F.2), and does not fill up.
     """
-    algorithm, batch, branches = config.algorithm, config.batch_size, _trained_branches(config)
+    batch, branches = config.batch_size, _trained_branches(config)
     updates = config.updates * config.inner_epochs
-    if isinstance(algorithm, WeightedRegression):
-        size = algorithm.samples_per_update
+    if not config.algorithm.needs_steps:
+        size = config.samples_per_update
         return updates * size, Passes(updates * math.ceil(size / batch), updates * size * branches)
     kept = max(1, round(steps_with_likelihood * config.timestep_fraction))
     pairs = config.samples_per_iteration // config.updates * kept
@@ -131,7 +130,7 @@ def _memory(config: TrainConfig, steps_with_likelihood: int, figures: Figures) -
     L = steps_with_likelihood
     trajectory = _FLOAT32 * ((config.sampler.steps + 1 + L) * D + L + embedding * _branches(config))
     samples = config.samples_per_iteration
-    if isinstance(config.algorithm, WeightedRegression):
+    if not config.algorithm.needs_steps:
         samples = min(samples, (1 + config.scoring.workers) * config.batch_size)  # being drawn and being scored
     rows = config.batch_size * _trained_branches(config)
     parts = {

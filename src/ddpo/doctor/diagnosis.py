@@ -9,7 +9,6 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from math import prod
 
-from ddpo.algorithms import WeightedRegression
 from ddpo.config import TrainConfig, parse_config
 from ddpo.doctor.architecture import find_architecture
 from ddpo.prompts import PromptSource, load_prompts
@@ -78,7 +77,7 @@ def baseline(run: RunRecord) -> list[Finding]:
     subject = "Running statistics of the prompts"
     try:
         config = parse_config(run.config)
-        if not run.done or isinstance(config.algorithm, WeightedRegression) or config.advantage.name != "running":
+        if not run.done or not config.algorithm.uses_advantages or config.advantage.name != "running":
             return []
         source = load_prompts(config.prompts)
     except DDPOError as error:

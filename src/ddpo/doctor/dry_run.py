@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ddpo.config import TrainConfig
-from ddpo.core.forward_process import NoiseSchedule
-from ddpo.core.kernel import Sampler
 from ddpo.doctor.architecture import Architecture, find_architecture
 from ddpo.doctor.cost import Plan, make_plan
 from ddpo.doctor.counting import count
 from ddpo.doctor.rehearsal import rehearse
+from ddpo.evaluation.loading import kernel_factory
+from ddpo.policies.schedule import read_schedule
 from ddpo.prompts import PromptSource, load_prompts
 from ddpo.rewards import LoadedReward, load_reward
 from ddpo.runs.folder import RunFolder
@@ -44,11 +44,14 @@ def prepare(config: TrainConfig) -> DryRun:
     reward, measured = load_reward(config.reward), [load_reward(spec) for spec in config.evaluation.rewards]
     source = load_prompts(config.prompts)
     distinct = len({prompt.text for prompt in source.prompts})
-    architecture, note = find_architecture(config.model)
+    if config.policy is None:
+        architecture, note = find_architecture(config.model)
+    else:
+        architecture, note = None, "What a policy of your own costs is not counted."
     RunFolder.check(config.output)
     runtime = Runtime(device=config.device, threads=config.threads, precision=config.precision, tracker=config.tracker)
-    runtime.share(config.samples_per_iteration)
-    runtime.share(config.samples_per_update, "samples in an update")
+    runtime.shard(config.samples_per_iteration)
+    runtime.shard(config.samples_per_update, "samples in an update")
     resolved = {"precision": runtime.precision, "device": runtime.device.type, "threads": runtime.threads}
     config = config.model_copy(update=resolved)
     figures = None
@@ -62,8 +65,8 @@ def prepare(config: TrainConfig) -> DryRun:
 def _steps_with_likelihood(config: TrainConfig, architecture: Architecture | None) -> int:
     if architecture is None:
         return config.sampler.steps
-    schedule, sampler = NoiseSchedule.from_config(architecture.scheduler), config.sampler
-    return Sampler.create(schedule, sampler.name, sampler.steps, sampler.eta).steps_with_likelihood
+    kernel = kernel_factory(config.sampler)(read_schedule(architecture.scheduler))
+    return len(kernel.stochastic_L)
 
 
 def expected_seconds(dry: DryRun) -> float:

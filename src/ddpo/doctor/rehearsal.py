@@ -6,17 +6,15 @@ The last steps are the ones in which the importance ratio is most sensitive to r
 from __future__ import annotations
 
 import math
-import tempfile
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from ddpo.algorithms import WeightedRegression
 from ddpo.config import TrainConfig
-from ddpo.core.forward_process import TimeGrid
-from ddpo.core.kernel import Sampler
-from ddpo.evaluation.sampling import load_policy
+from ddpo.core.kernel import Kernel
+from ddpo.evaluation.loading import load_policy
 from ddpo.prompts import PromptSource, load_prompts
 from ddpo.rewards import load_reward
 from ddpo.runtime.processes import Runtime
@@ -24,8 +22,6 @@ from ddpo.training.trainer import Trainer
 
 STEPS = 2
 """Denoising steps of the rehearsal."""
-REWARD = "jpeg-compressibility"
-"""Scores the rehearsal's samples: at once, without weights, and never all alike. The recipe's own has its own check."""
 LONG = 10.0
 """Seconds beyond which the first iteration is not made again without its warm-up, which is nothing against it."""
 
@@ -60,21 +56,18 @@ def rehearse(config: TrainConfig, source: PromptSource, runtime: Runtime) -> Reh
     """
     small = in_small(config)
     policy = load_policy(small, runtime.device)
-    policy.sampler = last_steps(policy.sampler, STEPS)
-    prompt = load_prompts([source.prompts[0].text])  # one, so that the text encoder is in no timing but the first
-    trainer = Trainer(small, policy, load_reward(REWARD), prompt, runtime)
-    with tempfile.TemporaryDirectory(prefix="ddpo-doctor-") as scratch:
-        for metrics in trainer.train(lambda phase, done, total: None, Path(scratch)):
-            if sum(seconds for name, seconds in metrics.items() if name.startswith("time/")) > LONG:
-                break
-    tolerance = None
-    if not isinstance(small.algorithm, WeightedRegression):
-        tolerance = small.algorithm.ratio_tolerance(math.prod(policy.sample_shape))
-    steps = small.sampler.model_copy(update={"steps": len(policy.sampler)})
+    policy.kernel = last_steps(policy.kernel, STEPS)
+    prompt = load_prompts([source.prompts[0]])  # one, so that the text encoder is in no timing but the first
+    trainer = Trainer(small, policy, load_reward(brightness), prompt, runtime)
+    for metrics in trainer.train(lambda phase, done, total: None):
+        if sum(seconds for name, seconds in metrics.items() if name.startswith("time/")) > LONG:
+            break
+    error = metrics.get("ratio/max_error_at_start")
+    steps = small.sampler.model_copy(update={"steps": len(policy.kernel)})
     return Rehearsal(
         small.model_copy(update={"sampler": steps}),
-        metrics.get("ratio/max_error_at_start"),
-        tolerance,
+        error,
+        None if error is None else small.algorithm.ratio_tolerance(math.prod(policy.sample_shape)),
         metrics["gradient_norm"],
         metrics["updates_skipped"] > 0,
         all(bool(torch.isfinite(parameter).all()) for parameter in policy.parameters()),
@@ -87,13 +80,10 @@ def rehearse(config: TrainConfig, source: PromptSource, runtime: Runtime) -> Reh
 def in_small(config: TrainConfig) -> TrainConfig:
     """Return a configuration of updates on one batch, otherwise as the run's; two samples at least can differ."""
     samples = max(2, min(config.batch_size, config.samples_per_iteration))
-    algorithm = config.algorithm
-    if isinstance(algorithm, WeightedRegression):
-        algorithm = algorithm.model_copy(update={"samples_per_update": samples, "reweighting": "dataset"})
     return config.model_copy(
         update={
             "model": config.model.model_copy(update={"local_files_only": True}),
-            "algorithm": algorithm,
+            "algorithm": config.algorithm.in_small(samples),
             "iterations": 2,
             "samples_per_iteration": samples,
             "samples_per_prompt": 1,
@@ -106,10 +96,13 @@ def in_small(config: TrainConfig) -> TrainConfig:
     )
 
 
-def last_steps(sampler: Sampler, number: int) -> Sampler:
-    """Return a sampler of the last `number` denoising steps that have a likelihood."""
-    end = sampler.steps_with_likelihood
-    steps, grid = slice(max(0, end - number), end), sampler.grid
-    return replace(
-        sampler, grid=TimeGrid(grid.timestep_T[steps], grid.alpha_bar_T[steps], grid.alpha_bar_next_T[steps])
-    )
+def last_steps(kernel: Kernel, number: int) -> Kernel:
+    """Return a kernel of the last `number` denoising steps that have a likelihood."""
+    step_T = kernel.stochastic_L[-number:]
+    return Kernel(kernel.time_T[step_T], kernel.x_T[step_T], kernel.prediction_T[step_T], kernel.std_T[step_T])
+
+
+def brightness(samples: Tensor, prompts: list[str], metadata: list[dict[str, Any]]) -> Tensor:
+    """Return the mean of each sample `(B,)`: a reward of any medium, at once, and never alike for all."""
+    del prompts, metadata
+    return samples.flatten(1).mean(1)
