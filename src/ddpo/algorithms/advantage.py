@@ -57,7 +57,8 @@ class Advantage(BaseModel):
         usable = np.shape(advantage_S) == reward_S.shape and isinstance(state, Mapping)
         if not usable or not np.isfinite(advantage_S).all():
             raise ConfigError(
-                f"advantage: '{self.name}' must return {len(reward_S)} finite numbers, one a sample, and the state, a dict."
+                f"advantage: '{self.name}' must return {len(reward_S)} finite numbers, one a sample, and the "
+                "state as a dict."
             )
         return (advantage_S if self.clip is None else advantage_S.clip(-self.clip, self.clip)), state
 
