@@ -1,4 +1,4 @@
-"""Schedules and kernels against diffusers' own schedulers, whose tables are turned to float64 where that is possible."""
+"""Schedules and kernels against diffusers' own schedulers, their tables turned to float64 where that is possible."""
 
 from __future__ import annotations
 
