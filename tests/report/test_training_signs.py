@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_up_record import AFTER, BEFORE, evaluation, record, signs, subjects
 
-from ddpo.training.credit import reward_statistics
+from ddpo.training.gathering import reward_statistics
 
 FLAT = {"reward__mean": [1.0] * 6, "reward__standard_error": [0.1] * 6}
 """Six iterations whose reward does not move."""
