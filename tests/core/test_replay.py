@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
 from ddpo.core.objectives import importance_ratio
+from ddpo.core.prompt import Prompt
 from ddpo.core.rollout import replay, rollout
-from ddpo.core.trajectory import Minibatch
+from ddpo.core.trajectory import Pairs
 
-PROMPTS = ["a", "cat", "owl", "bee", "elephant", "ox"]
+PROMPTS = [Prompt(text) for text in ("a", "cat", "owl", "bee", "elephant", "ox")]
 
 
 @pytest.fixture(params=[(True, "epsilon"), (False, "epsilon"), (False, "v_prediction"), (True, "sample")], ids=str)
@@ -20,12 +22,17 @@ def policy(request, conv_policy, ddim_config):
     return conv_policy(ddim_config(set_alpha_to_one=set_alpha_to_one, prediction_type=prediction_type), steps=5)
 
 
-def every_pair(policy, batch_size: int = 6, seed: int = 0) -> Minibatch:
+def every_pair(policy, batch_size: int = 6, seed: int = 0) -> Pairs:
     """All (sample, step) pairs of six trajectories, in a shuffled order."""
     trajectory = rollout(policy, policy.encode(PROMPTS), range(20, 26), batch_size=batch_size)
-    steps = policy.sampler.steps_with_likelihood
+    steps = len(policy.kernel.stochastic_L)
     order = torch.randperm(6 * steps, generator=torch.Generator().manual_seed(seed))
-    return Minibatch(trajectory, order // steps, order % steps, torch.zeros(6))
+    return Pairs(trajectory, order // steps, order % steps, torch.zeros(6))
+
+
+def first(batch: Pairs, number: int) -> Pairs:
+    """The first pairs of a batch."""
+    return replace(batch, sample_N=batch.sample_N[:number], index_N=batch.index_N[:number])
 
 
 def changed(policy):
@@ -40,8 +47,8 @@ def changed(policy):
 
 def test_ratio_is_1_and_kl_0_before_any_update(policy):
     batch = every_pair(policy)
-    parts = [batch.part(start, start + 6) for start in range(0, len(batch), 6)]
-    assert sum(len(part) for part in parts) == 6 * policy.sampler.steps_with_likelihood
+    parts = list(batch.split(6))
+    assert sum(len(part) for part in parts) == 6 * len(policy.kernel.stochastic_L)
     for part in parts:  # six rows, as in the rollout
         replayed = replay(policy, part)
         ratio = importance_ratio(replayed.log_prob_N, part.log_prob_N, dimensions=part.trajectory.dimensions)
@@ -51,12 +58,12 @@ def test_ratio_is_1_and_kl_0_before_any_update(policy):
 
 
 def test_rows_fill_up_a_short_batch(policy):
-    batch = every_pair(policy).part(0, 4, rows=6)
+    batch = replace(first(every_pair(policy), 4), rows=6)
     policy.rows_seen.clear()
     replayed = replay(policy, batch)
     assert policy.rows_seen == [6]
     assert replayed.log_prob_N.shape == replayed.kl_N.shape == (4,)
-    alone = replay(policy, batch.part(0, 4))
+    alone = replay(policy, replace(batch, rows=None))
     torch.testing.assert_close(replayed.log_prob_N, alone.log_prob_N, rtol=1e-6, atol=1e-3)
 
 
@@ -64,7 +71,7 @@ def test_rows_fill_up_a_short_batch(policy):
 def test_rows_of_the_filling_carry_no_gradient(policy, rows):
     gradients = []
     for number in (rows, 30):
-        batch = every_pair(policy).part(0, 20, rows=number)
+        batch = replace(first(every_pair(policy), 20), rows=number)
         for parameter in policy.parameters():
             parameter.grad = None
         replay(policy, batch).log_prob_N.sum().backward()
@@ -74,7 +81,7 @@ def test_rows_of_the_filling_carry_no_gradient(policy, rows):
 
 def test_fewer_rows_than_pairs_are_refused(policy):
     with pytest.raises(ValueError, match="rows"):
-        replay(policy, every_pair(policy).part(0, 4, rows=1))
+        replace(first(every_pair(policy), 4), rows=1)
 
 
 def test_log_prob_carries_a_gradient_and_kl_none(policy):
@@ -91,14 +98,15 @@ def test_after_a_change_ratio_and_kl_are_those_of_the_new_gaussians(policy):
         replayed = replay(other, batch)
         # Second source: the new network in float64 and the DDIM formula's Gaussians by torch.distributions.
         double = copy.deepcopy(other.network).double()
-        conditioning = {name: value.double() for name, value in batch.conditioning_N.items()}
+        conditioning = {name: batch.conditioning_N[name].double() for name in batch.conditioning_N}
         x = batch.state_N.double()
-        prediction = double_forward(double, x, other.sampler.timestep(batch.step_N), conditioning)
-    a = other.sampler.grid.alpha_bar_T[batch.step_N][:, None, None, None]
-    a_next = other.sampler.grid.alpha_bar_next_T[batch.step_N][:, None, None, None]
-    if other.sampler.prediction_type == "epsilon":
+        prediction = double_forward(double, x, batch.time_N, conditioning)
+    grid = other.forward_process.grid(len(other.kernel))
+    a = grid.alpha_bar_T[batch.step_N][:, None, None, None]
+    a_next = grid.alpha_bar_next_T[batch.step_N][:, None, None, None]
+    if other.forward_process.prediction_type == "epsilon":
         x0_hat = (x - (1 - a).sqrt() * prediction) / a.sqrt()
-    elif other.sampler.prediction_type == "v_prediction":
+    elif other.forward_process.prediction_type == "v_prediction":
         x0_hat = a.sqrt() * x - (1 - a).sqrt() * prediction
     else:
         x0_hat = prediction

@@ -8,12 +8,13 @@ from itertools import islice
 import pytest
 import torch
 
-from ddpo.core.rollout import noise_stream, rollout
-from ddpo.core.trajectory import take
+from ddpo.core.conditioning import Conditioning
+from ddpo.core.prompt import Prompt
+from ddpo.core.rollout import denoising_step, noise_stream, rollout
 
 CPU = torch.device("cpu")
 SEEDS = [7, 1, 42, 7, 5]
-PROMPTS = ["a", "cat", "owl", "a", "elephant"]
+PROMPTS = [Prompt(text) for text in ("a", "cat", "owl", "a", "elephant")]
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["deterministic_end", "stochastic_end"])
@@ -57,7 +58,7 @@ def test_noise_is_standard_normal_and_leaves_the_global_generator_alone():
 
 
 def test_shapes(policy, trajectory):
-    steps = policy.sampler.steps_with_likelihood
+    steps = len(policy.kernel.stochastic_L)
     assert trajectory.states.shape == (5, 7, 3, 8, 8)
     assert trajectory.means.shape == (5, steps, 3, 8, 8)
     assert trajectory.log_prob_BL.shape == (5, steps)
@@ -70,15 +71,15 @@ def test_a_step_is_its_mean_plus_its_std_times_the_noise_of_the_seed(policy, tra
         generator = torch.Generator().manual_seed(seed)
         noise = [torch.randn(policy.sample_shape, generator=generator) for _ in range(7)]
         assert torch.equal(trajectory.states[row, 0], noise[0])
-        for step in range(policy.sampler.steps_with_likelihood):
-            std = float(policy.sampler.std_T[step])
+        for step in policy.kernel.stochastic_L.tolist():
+            std = float(policy.kernel.std_T[step])
             expected = trajectory.means[row, step] + std * noise[step + 1]
             torch.testing.assert_close(trajectory.states[row, step + 1], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_log_prob_is_the_density_of_the_stored_step(policy, trajectory):
-    for step in range(policy.sampler.steps_with_likelihood):
-        std = policy.sampler.std_T[step]
+    for step in policy.kernel.stochastic_L.tolist():
+        std = policy.kernel.std_T[step]
         normal = torch.distributions.Normal(trajectory.means[:, step].double(), std)
         expected_B = normal.log_prob(trajectory.states[:, step + 1].double()).flatten(1).sum(1)
         torch.testing.assert_close(trajectory.log_prob_BL[:, step].double(), expected_B, rtol=2e-5, atol=1e-3)
@@ -90,7 +91,7 @@ def test_equal_seed_and_prompt_give_equal_samples_and_others_differ(trajectory):
 
 
 def test_the_conditioning_reaches_the_network(policy, trajectory):
-    other = rollout(policy, policy.encode(["a", "cat", "owl", "bee", "elephant"]), SEEDS, batch_size=5)
+    other = rollout(policy, policy.encode([*PROMPTS[:3], Prompt("bee"), PROMPTS[4]]), SEEDS, batch_size=5)
     assert torch.equal(other.states[:3], trajectory.states[:3])
     assert torch.equal(other.states[3, 0], trajectory.states[3, 0])
     assert not torch.allclose(other.final[3], trajectory.final[3], atol=1e-3)
@@ -116,16 +117,16 @@ def test_one_by_one_filled_up_to_the_same_rows_is_the_same(policy):
     conditioning = policy.encode(PROMPTS)
     whole = rollout(policy, conditioning, SEEDS, batch_size=4)
     for row, seed in enumerate(SEEDS):
-        alone = rollout(policy, take(conditioning, slice(row, row + 1)), [seed], batch_size=4)
+        alone = rollout(policy, conditioning.take(slice(row, row + 1)), [seed], batch_size=4)
         torch.testing.assert_close(alone.states[0], whole.states[row], rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(alone.log_prob_BL[0], whole.log_prob_BL[row], rtol=1e-6, atol=1e-3)
 
 
 def test_a_deterministic_last_step_returns_its_mean(conv_policy, ddim_config):
     policy = conv_policy(ddim_config(set_alpha_to_one=True), steps=4)
-    trajectory = rollout(policy, policy.encode(["a", "b"]), [1, 2], batch_size=2)
+    trajectory = rollout(policy, policy.encode(PROMPTS[:2]), [1, 2], batch_size=2)
     with torch.no_grad():
-        last = policy.step(trajectory.states[:, 3], torch.tensor([3, 3]), trajectory.conditioning)
+        last = denoising_step(policy, trajectory.states[:, 3], torch.tensor([3, 3]), trajectory.conditioning)
     torch.testing.assert_close(trajectory.final, last.mean, rtol=1e-6, atol=1e-6)
     assert trajectory.log_prob_BL.shape == (2, 3)
     assert torch.isfinite(trajectory.log_prob_BL).all()
@@ -133,6 +134,6 @@ def test_a_deterministic_last_step_returns_its_mean(conv_policy, ddim_config):
 
 def test_no_conditioning_is_fine(conv_policy, ddim_config):
     policy = conv_policy(ddim_config(), steps=3)
-    trajectory = rollout(policy, {}, [1, 2, 3], batch_size=2)
-    assert trajectory.conditioning == {}
+    trajectory = rollout(policy, Conditioning.none(3), [1, 2, 3], batch_size=2)
+    assert (len(trajectory.conditioning), list(trajectory.conditioning)) == (3, [])
     assert trajectory.states.shape == (3, 4, 3, 8, 8)

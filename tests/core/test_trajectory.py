@@ -1,13 +1,17 @@
-"""`Trajectory` and `Minibatch`: indexing, joining, and what they refuse. Values encode their own position."""
+"""`Trajectory` and `Pairs`: indexing, joining, and what they refuse. Values encode their own position."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from ddpo.core.trajectory import Minibatch, Trajectory, take
+from ddpo.core.conditioning import Conditioning
+from ddpo.core.kernel import Kernel
+from ddpo.core.trajectory import Pairs, Trajectory
 
-B, T, L = 4, 3, 2  # three steps, the last deterministic
+B, T, L = 4, 3, 2
+KERNEL = Kernel(torch.tensor([9, 6, 3]), torch.ones(T), torch.ones(T), torch.tensor([0.5, 0.5, 0.0]))
+"""Three steps, the last deterministic."""
 
 
 def value(sample: int, step: int) -> float:
@@ -18,17 +22,17 @@ def build(first: int = 0, number: int = B) -> Trajectory:
     """States hold 100 b + t, means 1000 more, log-probabilities the negative."""
     grid = torch.tensor([[value(first + b, t) for t in range(T + 1)] for b in range(number)])
     states = grid[:, :, None, None].expand(number, T + 1, 2, 3)
-    conditioning = {"name": torch.arange(first, first + number), "vector": grid[:, :2]}
-    return Trajectory(conditioning, states.clone(), states[:, :L] + 1000, -grid[:, :L])
+    conditioning = Conditioning.of(name=torch.arange(first, first + number), vector=grid[:, :2])
+    return Trajectory(KERNEL, conditioning, states.clone(), states[:, :L] + 1000, -grid[:, :L])
 
 
-def minibatch(samples: list[int], steps: list[int]) -> Minibatch:
-    return Minibatch(build(), torch.tensor(samples), torch.tensor(steps), torch.tensor([0.5, 1.5, 2.5, 3.5]))
+def pairs_of(samples: list[int], steps: list[int]) -> Pairs:
+    return Pairs(build(), torch.tensor(samples), torch.tensor(steps), torch.tensor([0.5, 1.5, 2.5, 3.5]))
 
 
 def test_pairs_pick_their_own_sample_and_step():
     samples, steps = [3, 0, 3, 2], [1, 0, 0, 1]
-    batch = minibatch(samples, steps)
+    batch = pairs_of(samples, steps)
     pairs = list(zip(samples, steps, strict=True))
     assert len(batch) == 4
     assert batch.state_N.shape == batch.next_state_N.shape == batch.mean_N.shape == (4, 2, 3)
@@ -42,19 +46,18 @@ def test_pairs_pick_their_own_sample_and_step():
     assert batch.conditioning_N["vector"].tolist() == [[value(b, 0), value(b, 1)] for b in samples]
 
 
-def test_part_is_a_run_of_pairs():
-    batch = minibatch([3, 0, 3, 2], [1, 0, 0, 1])
-    part = batch.part(1, 3)
-    assert part.sample_N.tolist() == [0, 3]
-    assert part.step_N.tolist() == [0, 0]
-    assert part.advantage_N.tolist() == [0.5, 3.5]
-    assert batch.part(3, 9).sample_N.tolist() == [2]
-    assert batch.sample_N.tolist() == [3, 0, 3, 2]
+def test_a_part_is_a_run_of_pairs_that_fills_up_to_its_rows():
+    batch = pairs_of([3, 0, 3, 2, 1], [1, 0, 0, 1, 0])
+    first, last = batch.split(3)
+    assert (first.sample_N.tolist(), first.step_N.tolist()) == ([3, 0, 3], [1, 0, 0])
+    assert (last.sample_N.tolist(), last.advantage_N.tolist(), last.rows) == ([2, 1], [2.5, 1.5], 3)
+    assert (last.filled().sample_N.tolist(), last.filled().index_N.tolist()) == ([2, 1, 1], [1, 0, 0])
+    assert batch.sample_N.tolist() == [3, 0, 3, 2, 1]
 
 
 def test_parts_give_back_the_whole():
-    batch = minibatch([3, 0, 3, 2, 1], [1, 0, 0, 1, 1])
-    parts = [batch.part(start, start + 2) for start in range(0, 5, 2)]
+    batch = pairs_of([3, 0, 3, 2, 1], [1, 0, 0, 1, 1])
+    parts = list(batch.split(2))
     assert torch.equal(torch.cat([part.state_N for part in parts]), batch.state_N)
     assert torch.equal(torch.cat([part.log_prob_N for part in parts]), batch.log_prob_N)
 
@@ -77,17 +80,27 @@ def test_concatenate_joins_samples():
 
 
 def test_take_keeps_rows_together():
-    conditioning = build().conditioning
-    assert take(conditioning, torch.tensor([2, 2, 0]))["name"].tolist() == [2, 2, 0]
-    assert take(conditioning, slice(1, 3))["name"].tolist() == [1, 2]
-    assert take({}, slice(1, 3)) == {}
+    part = build().take(slice(1, 3))
+    assert part.states[:, 0, 0, 0].tolist() == [value(1, 0), value(2, 0)]
+    assert part.means[:, 0, 0, 0].tolist() == [value(1, 0) + 1000, value(2, 0) + 1000]
+    assert part.log_prob_BL[:, 0].tolist() == [-value(1, 0), -value(2, 0)]
+    assert part.conditioning["name"].tolist() == [1, 2]
+
+
+def test_without_steps_the_final_samples_are_left_in_memory_of_their_own():
+    trajectory = build()
+    bare = trajectory.without_steps()
+    assert torch.equal(bare.final, trajectory.final)
+    assert (bare.states.shape, bare.means.shape, bare.log_prob_BL.shape) == ((B, 1, 2, 3), (B, 0, 2, 3), (B, 0))
+    assert bare.states.untyped_storage().nbytes() == bare.final.nbytes
+    assert bare.conditioning["name"].tolist() == [0, 1, 2, 3]
 
 
 def test_values_are_frozen():
     with pytest.raises(AttributeError):
         build().states = torch.zeros(1)
     with pytest.raises(AttributeError):
-        minibatch([0], [0]).step_N = torch.zeros(1)
+        pairs_of([0], [0]).index_N = torch.zeros(1)
 
 
 @pytest.mark.parametrize(
@@ -101,14 +114,14 @@ def test_values_are_frozen():
 )
 def test_inconsistent_trajectories_are_refused(states, means, log_prob):
     with pytest.raises(ValueError, match="inconsistent trajectory"):
-        Trajectory({}, torch.zeros(states), torch.zeros(means), torch.zeros(log_prob))
+        Trajectory(KERNEL, Conditioning.none(4), torch.zeros(states), torch.zeros(means), torch.zeros(log_prob))
 
 
-def test_inconsistent_minibatches_are_refused():
+def test_inconsistent_pairs_are_refused():
     one, two = torch.zeros(1, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
     with pytest.raises(ValueError, match="pairs"):
-        Minibatch(build(), one, two, torch.zeros(B))
+        Pairs(build(), one, two, torch.zeros(B))
     with pytest.raises(ValueError, match="pairs"):
-        Minibatch(build(), one[None], one[None], torch.zeros(B))
+        Pairs(build(), one[None], one[None], torch.zeros(B))
     with pytest.raises(ValueError, match="advantages"):
-        Minibatch(build(), one, one, torch.zeros(B + 1))
+        Pairs(build(), one, one, torch.zeros(B + 1))

@@ -15,7 +15,8 @@ from PIL import Image
 
 from ddpo import embedded_model, media
 from ddpo.config import load_config
-from ddpo.evaluation.sampling import draw, draw_pictures, load_policy, sampling_config
+from ddpo.evaluation.loading import load_policy
+from ddpo.evaluation.sampling import draw, draw_to_files, sampling_config
 from ddpo.prompts import load_prompts
 from ddpo.rewards import load_reward, score
 from ddpo.training.run import train
@@ -56,7 +57,7 @@ def test_its_animals_are_recognised_far_above_chance():
     policy = load_policy(config, torch.device("cpu"))
     prompts = load_prompts("simple-animals").fixed(90)
     texts, metadata = [prompt.text for prompt in prompts], [prompt.metadata for prompt in prompts]
-    images = draw(policy, texts, list(range(90)), batch_size=30)
+    images = draw(policy, prompts, list(range(90)), batch_size=30)
     recognised = score(load_reward("judge-recognition"), media.Image(), images, texts, metadata)
     probability = score(load_reward("judge"), media.Image(), images, texts, metadata)
     assert recognised.mean() > 10 * CHANCE
@@ -74,7 +75,7 @@ def test_a_lora_trained_on_it_draws_the_same_in_stock_diffusers(tmp_path):
     settings = ["lora.rank=4", "learning_rate=3e-3", "precision=fp32", "device=cpu", "threads=1"]
     folder = train(load_config(None, [*changes, *settings, f"output={tmp_path / 'run'}"])).folder
     config, weights = sampling_config(str(folder.path))
-    [file] = draw_pictures(config, weights, ["a cat"], number=1, seed=11, output=tmp_path / "cat.png")
+    [file] = draw_to_files(config, weights, ["a cat"], number=1, seed=11, output=tmp_path / "cat.png")
 
     stock = StableDiffusionPipeline.from_pretrained(embedded_model())
     stock.load_lora_weights(folder.model)
@@ -102,5 +103,5 @@ def test_the_minimal_example_raises_its_reward(request):
 @pytest.mark.parametrize("prompt", ["a house", "a red car on the moon"])
 def test_other_prompts_are_drawn_too(prompt, tmp_path):
     config, weights = sampling_config("embedded", steps=2, device="cpu")
-    [file] = draw_pictures(config, weights, [prompt], number=1, seed=0, output=tmp_path / "x.png")
+    [file] = draw_to_files(config, weights, [prompt], number=1, seed=0, output=tmp_path / "x.png")
     assert Image.open(file).size == (64, 64)

@@ -9,12 +9,11 @@ import torch
 from mixture import MODES, SPREAD, MixturePolicy, position, tilted_mean, tilted_share
 
 from ddpo.config import parse_config
+from ddpo.core.conditioning import Conditioning
 from ddpo.core.rollout import rollout
-from ddpo.prompts import Prompt, from_list
+from ddpo.prompts import from_list
 from ddpo.rewards import load_reward
 from ddpo.runtime.processes import Runtime
-from ddpo.training.clean_samples import CleanSamples
-from ddpo.training.experience import Experience
 from ddpo.training.trainer import Trainer
 
 SETTINGS = {
@@ -29,7 +28,7 @@ SETTINGS = {
 }
 
 
-def trained(tmp_path, **settings):
+def trained(**settings):
     """Return the policy after training it to go up, and the metrics of the iterations."""
     tree = {
         "prompts": ["a number"],
@@ -45,11 +44,11 @@ def trained(tmp_path, **settings):
     policy = MixturePolicy()
     runtime = Runtime(device="cpu", threads=1)
     trainer = Trainer(config, policy, load_reward(position), from_list(["a number"]), runtime)
-    return policy, list(trainer.train(lambda *_: None, tmp_path / "scratch"))
+    return policy, list(trainer.train(lambda *_: None))
 
 
 def drawn(policy, number=4_000):
-    return rollout(policy, {}, range(10**6, 10**6 + number), batch_size=number).final[:, 0]
+    return rollout(policy, Conditioning.none(number), range(10**6, 10**6 + number), batch_size=number).final[:, 0]
 
 
 def test_the_toy_draws_the_mixture():
@@ -61,9 +60,9 @@ def test_the_toy_draws_the_mixture():
 
 
 @pytest.mark.parametrize("algorithm", SETTINGS)
-def test_every_algorithm_raises_the_reward(tmp_path, algorithm):
+def test_every_algorithm_raises_the_reward(algorithm):
     before = drawn(MixturePolicy())
-    policy, _ = trained(tmp_path, **SETTINGS[algorithm])
+    policy, _ = trained(**SETTINGS[algorithm])
     after = drawn(policy)
     error = math.hypot(before.std(), after.std()) / math.sqrt(len(before))
     assert after.mean() - before.mean() > 10 * error
@@ -71,9 +70,8 @@ def test_every_algorithm_raises_the_reward(tmp_path, algorithm):
 
 
 @pytest.mark.parametrize("beta", [0.3, 0.8])
-def test_one_round_of_rwr_is_the_kl_regularised_optimum(tmp_path, beta):
+def test_one_round_of_rwr_is_the_kl_regularised_optimum(beta):
     policy, metrics = trained(
-        tmp_path,
         algorithm={"name": "rwr", "beta": beta, "reweighting": "dataset", "samples_per_update": 1024},
         iterations=1,
         samples_per_iteration=8192,
@@ -89,31 +87,8 @@ def test_one_round_of_rwr_is_the_kl_regularised_optimum(tmp_path, beta):
     assert metrics[0]["weight/effective_samples"] / 8192 == pytest.approx(mean**2 / square, rel=0.05)
 
 
-def test_processes_draw_timesteps_and_noise_of_their_own(tmp_path):
-    config = parse_config({"algorithm": {"name": "rwr", "samples_per_update": 8}, "updates_per_iteration": 1})
-    runtime = Runtime(device="cpu", threads=1)
-    trainer = Trainer(config, MixturePolicy(), load_reward(position), from_list(["a"]), runtime)
-    samples = CleanSamples(tmp_path, memory_bytes=1 << 20)
-    samples.add(torch.zeros(8, 1))
-    prompts = [Prompt("a")] * 8
-    parts = [Experience(1, prompts, first, samples, {}, credit_B=torch.ones(8)) for first in (0, 8)]
-    first, second = (next(iter(trainer.updater.minibatches(part))) for part in parts)
-    assert not torch.equal(first.timestep_N, second.timestep_N)
-    assert not torch.equal(first.noise, second.noise)
-
-
-def test_samples_on_disk_train_the_same_policy(tmp_path, monkeypatch):
-    monkeypatch.setattr("ddpo.training.clean_samples.SHARD_BYTES", 2 * 256 * 4)
-    algorithm = {"name": "rwr", "beta": 0.5, "samples_per_update": 64}
-    settings = {"iterations": 2, "updates_per_iteration": 5, "batch_size": 256}
-    in_memory, _ = trained(tmp_path, algorithm=algorithm, **settings)
-    on_disk, _ = trained(tmp_path, algorithm=algorithm | {"memory_gb": 0}, **settings)
-    assert len(list((tmp_path / "scratch").rglob("*.safetensors"))) == 2  # 1024 samples, 2 batches of 256 in each
-    assert torch.equal(in_memory.weights, on_disk.weights)
-
-
 @pytest.mark.parametrize("fresh", [True, False])
-def test_the_optimizer_starts_anew_each_iteration_if_told_to(tmp_path, fresh):
+def test_the_optimizer_starts_anew_each_iteration_if_told_to(fresh):
     config = parse_config(
         {
             "algorithm": {"name": "rwr", "samples_per_update": 64, "fresh_optimizer": fresh},
@@ -125,5 +100,5 @@ def test_the_optimizer_starts_anew_each_iteration_if_told_to(tmp_path, fresh):
     )
     policy = MixturePolicy()
     trainer = Trainer(config, policy, load_reward(position), from_list(["a"]), Runtime(device="cpu", threads=1))
-    list(trainer.train(lambda *_: None, tmp_path))
-    assert trainer.updater.optimizer.state[policy.weights]["step"].item() == (3 if fresh else 6)
+    list(trainer.train(lambda *_: None))
+    assert trainer.optimizer.state[policy.weights]["step"].item() == (3 if fresh else 6)

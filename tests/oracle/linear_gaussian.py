@@ -24,17 +24,17 @@ a/a', beta = 1 - alpha) for eta 1 and Song et al.'s (2021, eq. 12) for others; n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ddpo.core.forward_process import NoiseSchedule
-from ddpo.core.kernel import Gaussian, Sampler
-from ddpo.core.trajectory import Conditioning
+from ddpo.core.conditioning import Conditioning
+from ddpo.core.kernel import Kernel, ancestral, ddim
+from ddpo.policies import NetworkPolicy
+from ddpo.policies.schedule import read_schedule
 
 CONFIG = {"num_train_timesteps": 20, "beta_schedule": "linear", "beta_start": 0.1, "beta_end": 0.2, "steps_offset": 1}
 """A coarse schedule (alpha_bar 0.9 to 0.04): sigmas of 0.2 to 0.7 keep the variance of the estimators small."""
@@ -55,34 +55,29 @@ class Parameters(NamedTuple):
 START = Parameters(torch.tensor([0.6, 0.8], dtype=torch.float64), torch.tensor([-0.4, 0.2], dtype=torch.float64))
 
 
-class LinearGaussianPolicy:
-    """The `Policy` of the module's description; float32 like any other."""
+class Line(nn.Module):
+    """weight * x + bias, float32 like any other network."""
 
-    def __init__(self, sampler: Sampler, theta: Parameters) -> None:
-        self.schedule = NoiseSchedule.from_config(CONFIG)
-        self.sampler = sampler
-        self.sample_shape: tuple[int, ...] = tuple(theta.weight.shape)
-        self.device = torch.device("cpu")
+    def __init__(self, theta: Parameters) -> None:
+        super().__init__()
         self.weight = nn.Parameter(theta.weight.float())
         self.bias = nn.Parameter(theta.bias.float())
 
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        return {}
-
-    def predict(self, x: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.weight * x + self.bias
 
-    def step(self, x: Tensor, step_B: Tensor, conditioning: Conditioning) -> Gaussian:
-        return self.sampler.gaussian(x, self.predict(x, step_B, conditioning), step_B)
 
-    def decode(self, samples: Tensor) -> Tensor:
-        return samples
+class LinearGaussianPolicy(NetworkPolicy):
+    """The `Policy` of the module's description."""
 
-    def parameters(self) -> Iterable[nn.Parameter]:
-        return [self.weight, self.bias]
+    def __init__(self, kernel: Kernel, theta: Parameters) -> None:
+        line = Line(theta)
+        super().__init__(line, kernel, read_schedule(CONFIG), tuple(theta.weight.shape))
+        self.weight, self.bias = line.weight, line.bias
 
-    def save(self, folder: Path) -> None:
-        raise NotImplementedError
+    def predict(self, x: Tensor, time_B: Tensor, conditioning: Conditioning, *, guided: bool) -> Tensor:
+        prediction: Tensor = self.network(x)
+        return prediction
 
     def gradient(self, loss: Tensor) -> Tensor:
         """The gradient of `loss` with respect to (weight, bias), `(2D,)` float64."""
@@ -200,6 +195,7 @@ def regression_optimum(clean: Tensor, weight_B: Tensor) -> Parameters:
     return Parameters(weight, -weight * mean_t)
 
 
-def sampler(steps: int, eta: float, *, set_alpha_to_one: bool, name: str = "ddim") -> Sampler:
-    """The package's sampler for the same chain."""
-    return Sampler.create(NoiseSchedule.from_config(CONFIG | {"set_alpha_to_one": set_alpha_to_one}), name, steps, eta)
+def kernel(steps: int, eta: float, *, set_alpha_to_one: bool, name: str = "ddim") -> Kernel:
+    """The package's kernel for the same chain."""
+    schedule = read_schedule(CONFIG | {"set_alpha_to_one": set_alpha_to_one})
+    return ddim(schedule, steps, eta) if name == "ddim" else ancestral(schedule, steps)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from linear_gaussian import START, LinearGaussianPolicy, regression_optimum, sampler
+from linear_gaussian import START, LinearGaussianPolicy, kernel, regression_optimum
 
 from ddpo.algorithms import RewardWeightedRegression, SparseRewardWeightedRegression
-from ddpo.core.minibatches import denoising_updates
-from ddpo.training.clean_samples import CleanSamples
+from ddpo.core.conditioning import Conditioning
+from ddpo.core.minibatches import noised_samples
 
 NUMBER = 2000
 
@@ -22,19 +22,17 @@ NUMBER = 2000
     ],
     ids=["rwr", "rwr-beta-0", "rwr-sparse"],
 )
-def test_one_round_finds_the_weighted_least_squares_solution(algorithm, tmp_path):
+def test_one_round_finds_the_weighted_least_squares_solution(algorithm):
     clean = torch.tensor([0.5, -1.0]) + 0.7 * torch.randn(NUMBER, 2, generator=torch.Generator().manual_seed(1))
     weight_B = torch.from_numpy(algorithm.weights(["a"] * NUMBER, clean[:, 0].double().numpy())).float()
-    samples = CleanSamples(tmp_path / "shards", memory_bytes=1 << 20)
-    samples.add(clean)
-    policy = LinearGaussianPolicy(sampler(5, 1.0, set_alpha_to_one=False), START)
+    policy = LinearGaussianPolicy(kernel(5, 1.0, set_alpha_to_one=False), START)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=2e-2, weight_decay=0)
     late = []
-    minibatches = denoising_updates(
-        samples,
-        ["a"] * NUMBER,
+    minibatches = noised_samples(
+        clean,
+        Conditioning.none(NUMBER),
         weight_B,
-        policy.schedule,
+        policy.forward_process,
         number=1200,
         size=512,
         generator=torch.Generator().manual_seed(2),

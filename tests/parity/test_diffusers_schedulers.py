@@ -1,4 +1,4 @@
-"""`Sampler` against diffusers' own schedulers, whose tables are turned to float64 where that is possible."""
+"""Schedules and kernels against diffusers' own schedulers, their tables turned to float64 where that is possible."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 
-from ddpo.core.forward_process import NoiseSchedule
-from ddpo.core.kernel import Sampler, ancestral, ddim, posterior_std
+from ddpo.core.kernel import ancestral, ancestral_mean, ddim, ddim_mean, posterior_std
+from ddpo.core.prompt import Prompt
 from ddpo.core.rollout import rollout
+from ddpo.policies.schedule import read_schedule
 from ddpo.runtime.errors import ConfigError, ModelError
 
 SPACINGS = ("leading", "trailing", "linspace")
@@ -32,7 +33,7 @@ def in_float64(scheduler: DDIMScheduler) -> DDIMScheduler:
     return scheduler
 
 
-def of_step(sampler: Sampler, step: int) -> torch.Tensor:
+def of_step(step: int) -> torch.Tensor:
     return torch.full((B,), step)
 
 
@@ -45,9 +46,9 @@ def test_timesteps_are_those_of_diffusers(ddim_config, steps, steps_offset, set_
     config = ddim_config(steps_offset=steps_offset, set_alpha_to_one=set_alpha_to_one, timestep_spacing=spacing)
     scheduler = DDIMScheduler.from_config(config)
     scheduler.set_timesteps(steps)
-    grid = NoiseSchedule.from_config(config).grid(steps)
+    grid = read_schedule(config).grid(steps)
     assert grid.timestep_T.tolist() == scheduler.timesteps.tolist()
-    assert len(grid) == steps
+    assert len(grid.timestep_T) == steps
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTIONS)
@@ -64,7 +65,7 @@ def test_ddim_mean_and_std_equal_diffusers_at_every_step(
     )
     scheduler = in_float64(DDIMScheduler.from_config(config))
     scheduler.set_timesteps(10)
-    sampler = Sampler.create(NoiseSchedule.from_config(config), "ddim", 10, eta)
+    kernel = ddim(read_schedule(config), 10, eta)
     x, prediction = noise64(0, 2)
     ones = torch.ones_like(x)
     for step, timestep in enumerate(scheduler.timesteps.tolist()):
@@ -73,7 +74,7 @@ def test_ddim_mean_and_std_equal_diffusers_at_every_step(
             scheduler.step(prediction, timestep, x, eta=eta, variance_noise=noise).prev_sample
             for noise in (torch.zeros_like(x), ones)
         )
-        gaussian = sampler.gaussian(x.float(), prediction.float(), of_step(sampler, step))
+        gaussian = kernel.gaussian(x.float(), prediction.float(), of_step(step))
         torch.testing.assert_close(gaussian.mean.double(), mean, rtol=1e-6, atol=1e-6)
         std = gaussian.std_B.double()[:, None, None] * ones
         torch.testing.assert_close(std, mean_plus_std - mean, rtol=1e-6, atol=1e-6)
@@ -84,11 +85,11 @@ def test_sampling_with_known_noise_equals_diffusers(ddim_config, eta):
     config = ddim_config()
     scheduler = in_float64(DDIMScheduler.from_config(config))
     scheduler.set_timesteps(50)
-    sampler = Sampler.create(NoiseSchedule.from_config(config), "ddim", 50, eta)
+    kernel = ddim(read_schedule(config), 50, eta)
     x, prediction, noise = noise64(1, 3)
     for step, timestep in enumerate(scheduler.timesteps.tolist()):
         expected = scheduler.step(prediction, timestep, x, eta=eta, variance_noise=noise).prev_sample
-        gaussian = sampler.gaussian(x.float(), prediction.float(), of_step(sampler, step))
+        gaussian = kernel.gaussian(x.float(), prediction.float(), of_step(step))
         torch.testing.assert_close(gaussian.sample(noise.float()).double(), expected, rtol=1e-6, atol=1e-6)
 
 
@@ -102,25 +103,24 @@ def test_ancestral_equals_ddim_with_eta_1(ddim_config, steps_offset, set_alpha_t
         timestep_spacing=spacing,
         prediction_type=prediction_type,
     )
-    grid = NoiseSchedule.from_config(config).grid(20)
+    grid = read_schedule(config).grid(20)
     x, prediction = noise64(2, 2)
     for a, a_next in zip(grid.alpha_bar_T, grid.alpha_bar_next_T, strict=True):
         torch.testing.assert_close(
-            ancestral(x, prediction, a, a_next, prediction_type),
-            ddim(x, prediction, a, a_next, 1.0, prediction_type),
+            ancestral_mean(x, prediction, a, a_next, prediction_type),
+            ddim_mean(x, prediction, a, a_next, 1.0, prediction_type),
             rtol=1e-10,
             atol=1e-10,
         )
 
 
-def test_ancestral_sampler_ignores_eta(ddim_config):
-    schedule = NoiseSchedule.from_config(ddim_config())
-    ours = Sampler.create(schedule, "ancestral", 20, 0.3)
-    reference = Sampler.create(schedule, "ddim", 20, 1.0)
+def test_the_ancestral_kernel_is_that_of_ddim_with_eta_1(ddim_config):
+    schedule = read_schedule(ddim_config())
+    ours, reference = ancestral(schedule, 20), ddim(schedule, 20)
     assert torch.equal(ours.std_T, reference.std_T)
     x, prediction = noise64(3, 2).float()
     for step in range(20):
-        gaussians = [sampler.gaussian(x, prediction, of_step(sampler, step)) for sampler in (ours, reference)]
+        gaussians = [kernel.gaussian(x, prediction, of_step(step)) for kernel in (ours, reference)]
         torch.testing.assert_close(gaussians[0].mean, gaussians[1].mean, rtol=1e-6, atol=1e-6)
 
 
@@ -140,10 +140,10 @@ def test_ancestral_equals_ddpm_scheduler(ddim_config, steps_offset, spacing, pre
     scheduler = DDPMScheduler.from_config(config)
     scheduler.alphas_cumprod, scheduler.one = scheduler.alphas_cumprod.double(), scheduler.one.double()
     scheduler.set_timesteps(20)
-    sampler = Sampler.create(NoiseSchedule.from_config(dict(scheduler.config)), "ancestral", 20, 1.0)
+    kernel = ancestral(read_schedule(dict(scheduler.config)), 20)
     x, prediction = noise64(4, 2)
     for step, timestep in enumerate(scheduler.timesteps.tolist()):
-        gaussian = sampler.gaussian(x.float(), prediction.float(), of_step(sampler, step))
+        gaussian = kernel.gaussian(x.float(), prediction.float(), of_step(step))
         # Two known noises determine mean and std; diffusers draws them from the generator with the shape of x.
         for seed in (5, 6):
             noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -180,22 +180,22 @@ def sd14_sigma(timestep: int, stride: int = 20) -> float:
 @pytest.mark.parametrize(("timestep", "sigma"), [(1, 0.0206), (21, 0.0395), (981, 0.4545)])
 def test_stable_diffusion_sigmas(timestep, sigma):
     # REFERENCE 3 (measured, four digits), and the definition computed here in float64.
-    sampler = Sampler.create(NoiseSchedule.from_config(SD14_SCHEDULER), "ddim", 50, 1.0)
-    step = sampler.grid.timestep_T.tolist().index(timestep)
-    assert round(float(sampler.std_T[step]), 4) == sigma
+    kernel = ddim(read_schedule(SD14_SCHEDULER), 50)
+    step = kernel.time_T.tolist().index(timestep)
+    assert round(float(kernel.std_T[step]), 4) == sigma
     # diffusers' cumulative products are float32: 1 - a/a' of 1e-3 is good to 1e-5
-    assert math.isclose(float(sampler.std_T[step]), sd14_sigma(timestep), rel_tol=1e-5)
+    assert math.isclose(float(kernel.std_T[step]), sd14_sigma(timestep), rel_tol=1e-5)
 
 
 def test_pndm_pipeline_config_is_read_whole():
     # The config object of a loaded PNDM scheduler, which also carries diffusers' private keys.
-    schedule = NoiseSchedule.from_config(PNDMScheduler.from_config(SD14_SCHEDULER).config)
-    sampler = Sampler.create(schedule, "ancestral", 50, 1.0)
+    schedule = read_schedule(PNDMScheduler.from_config(SD14_SCHEDULER).config)
+    kernel = ancestral(schedule, 50)
     assert schedule.prediction_type == "epsilon"
-    assert sampler.grid.timestep_T.tolist() == list(range(981, 0, -20))
-    assert sampler.steps_with_likelihood == 50
+    assert kernel.time_T.tolist() == list(range(981, 0, -20))
+    assert len(kernel.stochastic_L) == 50
     alpha_bar_0 = 1 - 0.00085  # alpha_bar of timestep 0 is 1 - beta_0
-    assert math.isclose(float(sampler.grid.alpha_bar_next_T[-1]), alpha_bar_0, rel_tol=1e-6)
+    assert math.isclose(float(schedule.grid(50).alpha_bar_next_T[-1]), alpha_bar_0, rel_tol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -216,75 +216,74 @@ def test_pndm_pipeline_config_is_read_whole():
 )
 def test_deterministic_last_step_is_left_out(ddim_config, steps_offset, set_alpha_to_one, spacing, left_out):
     config = ddim_config(steps_offset=steps_offset, set_alpha_to_one=set_alpha_to_one, timestep_spacing=spacing)
-    sampler = Sampler.create(NoiseSchedule.from_config(config), "ddim", 10, 1.0)
-    assert len(sampler) == 10
-    assert sampler.steps_with_likelihood == 10 - left_out
-    assert (sampler.std_T[: 10 - left_out] > 0).all()
-    assert (sampler.std_T[10 - left_out :] == 0).all()
+    kernel = ddim(read_schedule(config), 10)
+    assert len(kernel) == 10
+    assert len(kernel.stochastic_L) == 10 - left_out
+    assert (kernel.std_T[: 10 - left_out] > 0).all()
+    assert (kernel.std_T[10 - left_out :] == 0).all()
 
 
 def test_clipping_and_thresholding_are_off(ddim_config):
     # REFERENCE 8: they would change the density, so a config that asks for them gives the same step as one without.
     x, prediction = 10 * noise64(7, 2).float()
-    samplers = [
-        Sampler.create(NoiseSchedule.from_config(ddim_config(**changes)), "ddim", 10, 1.0)
+    kernels = [
+        ddim(read_schedule(ddim_config(**changes)), 10)
         for changes in ({}, {"clip_sample": True}, {"thresholding": True})
     ]
-    means = [sampler.gaussian(x, prediction, of_step(sampler, 5)).mean for sampler in samplers]
+    means = [kernel.gaussian(x, prediction, of_step(5)).mean for kernel in kernels]
     assert torch.equal(means[0], means[1])
     assert torch.equal(means[0], means[2])
 
 
-@pytest.mark.parametrize("eta", [0, 0.0, -0.5])
-@pytest.mark.parametrize("name", ["ddim", "ancestral"])
-def test_eta_without_likelihood_is_refused(ddim_config, name, eta):
-    with pytest.raises(ConfigError, match="eta"):
-        Sampler.create(NoiseSchedule.from_config(ddim_config()), name, 10, eta)
+@pytest.mark.parametrize("eta", [0, 0.0, -0.5, 1.1, math.nan])
+def test_eta_without_likelihood_is_refused(ddim_config, eta):
+    with pytest.raises(ConfigError, match=r"sampler\.eta: .* is not above 0 and at most 1"):
+        ddim(read_schedule(ddim_config()), 10, eta)
 
 
 def test_a_run_of_one_deterministic_step_is_refused(ddim_config):
     with pytest.raises(ConfigError, match="deterministic"):
-        Sampler.create(NoiseSchedule.from_config(ddim_config(set_alpha_to_one=True)), "ddim", 1, 1.0)
+        ddim(read_schedule(ddim_config(set_alpha_to_one=True)), 1)
 
 
 @pytest.mark.parametrize("prediction_type", ["flow_prediction", "", None, "eps"])
 def test_unknown_prediction_type_is_refused(ddim_config, prediction_type):
     with pytest.raises(ModelError, match="prediction_type"):
-        NoiseSchedule.from_config(ddim_config(prediction_type=prediction_type))
+        read_schedule(ddim_config(prediction_type=prediction_type))
 
 
 def test_flow_matching_scheduler_is_refused():
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     with pytest.raises(ModelError, match="beta schedule"):
-        NoiseSchedule.from_config(FlowMatchEulerDiscreteScheduler().config)
+        read_schedule(FlowMatchEulerDiscreteScheduler().config)
 
 
 @pytest.mark.parametrize("steps", [-1, 0, 1001])
 def test_steps_out_of_range_are_refused(ddim_config, steps):
     with pytest.raises(ModelError, match=r"sampler\.steps"):
-        NoiseSchedule.from_config(ddim_config()).grid(steps)
+        read_schedule(ddim_config()).grid(steps)
 
 
 def test_grid_past_the_last_training_timestep_is_refused(ddim_config):
     # leading, offset 1, 1000 steps: the first timestep would be 999 + 1 = 1000, and the model knows 0..999
     with pytest.raises(ModelError, match="1000"):
-        NoiseSchedule.from_config(ddim_config(steps_offset=1)).grid(1000)
-    assert NoiseSchedule.from_config(ddim_config(steps_offset=0)).grid(1000).timestep_T[0] == 999
+        read_schedule(ddim_config(steps_offset=1)).grid(1000)
+    assert read_schedule(ddim_config(steps_offset=0)).grid(1000).timestep_T[0] == 999
 
 
 @pytest.mark.parametrize("steps", [61, 103, 201])
 def test_trailing_spacing_has_as_many_steps_as_asked(ddim_config, steps):
-    grid = NoiseSchedule.from_config(ddim_config(timestep_spacing="trailing")).grid(steps)
-    assert len(grid) == steps
+    grid = read_schedule(ddim_config(timestep_spacing="trailing")).grid(steps)
+    assert len(grid.timestep_T) == steps
     assert int(grid.timestep_T.min()) >= 0
 
 
 def test_zero_terminal_snr_with_epsilon_is_refused(ddim_config):
     # alpha_bar = 0 at the first step: x0_hat = (x - eps) / 0
     config = ddim_config(timestep_spacing="trailing", rescale_betas_zero_snr=True)
-    with pytest.raises(ModelError):
-        Sampler.create(NoiseSchedule.from_config(config), "ddim", 10, 1.0)
+    with pytest.raises(ModelError, match="zero terminal SNR"):
+        ddim(read_schedule(config), 10)
 
 
 @pytest.mark.parametrize("prediction_type", ["v_prediction", "sample"])
@@ -293,12 +292,12 @@ def test_zero_terminal_snr_is_exact_for_other_predictions(ddim_config, predictio
     # mean = sqrt(a') x0_hat + sqrt(1 - a' - sigma^2) x; with eta 1 the last term vanishes.
     config = ddim_config(timestep_spacing="trailing", rescale_betas_zero_snr=True, prediction_type=prediction_type)
     for eta in (0.5, 1.0):
-        sampler = Sampler.create(NoiseSchedule.from_config(config), "ddim", 10, eta)
-        a_next = float(sampler.grid.alpha_bar_next_T[0])
+        schedule = read_schedule(config)
+        kernel, a_next = ddim(schedule, 10, eta), float(schedule.grid(10).alpha_bar_next_T[0])
         x, prediction = noise64(8, 2)
         x0_hat = -prediction if prediction_type == "v_prediction" else prediction
         expected = a_next**0.5 * x0_hat + ((1 - eta**2) * (1 - a_next)) ** 0.5 * x
-        gaussian = sampler.gaussian(x.float(), prediction.float(), of_step(sampler, 0))
+        gaussian = kernel.gaussian(x.float(), prediction.float(), of_step(0))
         torch.testing.assert_close(gaussian.mean.double(), expected, rtol=1e-6, atol=1e-6)
         assert math.isclose(float(gaussian.std_B[0]), eta * (1 - a_next) ** 0.5, rel_tol=1e-6)
 
@@ -321,7 +320,7 @@ def test_posterior_std_is_that_of_bayes(a, ratio):
 def test_rollout_equals_the_loop_of_diffusers(ddim_config, conv_policy, set_alpha_to_one, eta, prediction_type):
     config = ddim_config(set_alpha_to_one=set_alpha_to_one, prediction_type=prediction_type)
     policy = conv_policy(config, steps=8, eta=eta)
-    conditioning = policy.encode(["a", "bird", "elephant"])
+    conditioning = policy.encode([Prompt("a"), Prompt("bird"), Prompt("elephant")])
     seeds = [11, 12, 13]
     trajectory = rollout(policy, conditioning, seeds, batch_size=3)
 

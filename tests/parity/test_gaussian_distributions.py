@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from ddpo.core.kernel import Gaussian
+from ddpo.core.gaussian import Gaussian
 
 SHAPES = [(1,), (5,), (4, 8, 8), (2, 3, 4, 5)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,28 +11,31 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
 from ddpo.config import parse_config
-from ddpo.core.rollout import replay, rollout
-from ddpo.core.trajectory import Minibatch
-from ddpo.evaluation.sampling import draw, draw_pictures, sampling_config
+from ddpo.core.kernel import ddim
+from ddpo.core.prompt import Prompt
+from ddpo.core.rollout import denoising_step, replay, rollout
+from ddpo.core.trajectory import Pairs
+from ddpo.evaluation.sampling import draw, draw_to_files, sampling_config
+from ddpo.policies import PolicySettings
 from ddpo.policies.loading import ModelSource
 from ddpo.policies.lora import LoRA
-from ddpo.policies.stable_diffusion import StableDiffusionPolicy, StableDiffusionSettings
+from ddpo.policies.stable_diffusion import StableDiffusionPolicy
 from ddpo.runtime.errors import ModelError
 from ddpo.training.run import train
 
-CPU = torch.device("cpu")
-PROMPTS = ["a cat", "a dog", "a cat"]
+CAT, DOG = Prompt("a cat"), Prompt("a dog")
+PROMPTS = [CAT, DOG, CAT]
 
 
 def load(folder, **settings):
-    settings = StableDiffusionSettings(**({"steps": 4, "guidance_scale": 3.0} | settings))
-    return StableDiffusionPolicy.load(ModelSource(name=str(folder)), settings, device=CPU)
+    settings = PolicySettings(**({"kernel": partial(ddim, steps=4), "guidance_scale": 3.0} | settings))
+    return StableDiffusionPolicy.from_source(ModelSource(name=str(folder)), settings)
 
 
-def every_pair(trajectory, rows=None):
+def every_pair(trajectory):
     B, L = trajectory.log_prob_BL.shape
     samples, steps = torch.arange(B).repeat_interleave(L), torch.arange(L).repeat(B)
-    return Minibatch(trajectory, samples, steps, torch.zeros(B), rows)
+    return Pairs(trajectory, samples, steps, torch.zeros(B))
 
 
 def stock_pictures(pipeline, prompts, seeds, *, steps=4, guidance_scale=3.0):
@@ -39,7 +43,7 @@ def stock_pictures(pipeline, prompts, seeds, *, steps=4, guidance_scale=3.0):
     pipeline.set_progress_bar_config(disable=True)
     pictures = [
         pipeline(
-            prompt,
+            prompt.text,
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
             eta=1.0,
@@ -84,7 +88,7 @@ def test_replay_is_exact_before_the_first_update(tiny_pipeline, rank, precision,
     policy = load(tiny_pipeline(), lora=LoRA(rank=rank), precision=precision, cfg_training=cfg_training)
     trajectory = rollout(policy, policy.encode(PROMPTS), [0, 1, 2], batch_size=4)
     pairs = every_pair(trajectory)
-    replayed = torch.cat([replay(policy, pairs.part(i, i + 4, rows=4)).log_prob_N for i in range(0, len(pairs), 4)])
+    replayed = torch.cat([replay(policy, part).log_prob_N for part in pairs.split(4)])
     error = ((replayed - pairs.log_prob_N) / trajectory.dimensions).exp() - 1
     assert error.abs().max() <= 1e-5
     assert replayed.requires_grad
@@ -96,12 +100,12 @@ def test_cfg_training_false_keeps_the_density_and_holds_the_unconditional_branch
     for cfg_training in (True, False):
         policy = load(tiny_pipeline(), cfg_training=cfg_training)
         x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-        policy.step(x, torch.tensor([0, 1]), policy.encode(["a cat", "a dog"])).mean.sum().backward()
+        denoising_step(policy, x, torch.tensor([0, 1]), policy.encode([CAT, DOG])).mean.sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters()]))
         policy.pipeline.unet.zero_grad()
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     conditional = load(tiny_pipeline(), guidance_scale=1.0)
-    gaussian = conditional.step(x, torch.tensor([0, 1]), conditional.encode(["a cat", "a dog"]))
+    gaussian = denoising_step(conditional, x, torch.tensor([0, 1]), conditional.encode([CAT, DOG]))
     (3.0 * gaussian.mean).sum().backward()
     expected = torch.cat([p.grad.flatten() for p in conditional.parameters()])
     torch.testing.assert_close(gradients[1], expected, rtol=1e-3, atol=1e-4)
@@ -113,8 +117,8 @@ def test_regression_trains_the_guided_prediction_or_the_conditional_one(tiny_pip
     # eq. 5 with w = 3: 3 eps(x, c) - 2 eps(x); without CFG training eps(x, c) alone (G.1, Figure 8).
     policy = load(tiny_pipeline(), cfg_training=cfg_training)
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    timestep_B, prompts = torch.tensor([700, 3]), ["a cat", "a dog"]
-    policy.predict(x, timestep_B, policy.encode(prompts)).square().mean().backward()
+    timestep_B, prompts, guided = torch.tensor([700, 3]), [CAT, DOG], policy.trains_guidance
+    policy.predict(x, timestep_B, policy.encode(prompts), guided=guided).square().mean().backward()
     gradient = torch.cat([p.grad.flatten() for p in policy.parameters()])
     unet, conditioning = policy.pipeline.unet, policy.encode(prompts)
     unet.zero_grad()
@@ -122,7 +126,9 @@ def test_regression_trains_the_guided_prediction_or_the_conditional_one(tiny_pip
     expected = conditional
     if cfg_training:
         expected = 3 * conditional - 2 * unet(x, timestep_B, conditioning["negative"]).sample
-    torch.testing.assert_close(policy.predict(x, timestep_B, conditioning), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        policy.predict(x, timestep_B, conditioning, guided=guided), expected, rtol=1e-4, atol=1e-5
+    )
     expected.square().mean().backward()
     reference = torch.cat([p.grad.flatten() for p in policy.parameters()])
     torch.testing.assert_close(gradient, reference, rtol=1e-3, atol=1e-5)
@@ -163,7 +169,7 @@ def test_each_distinct_prompt_is_encoded_once(tiny_pipeline, monkeypatch):
         lambda prompt, *a, **k: calls.append(prompt) or encode_prompt(prompt, *a, **k),
     )
     conditioning = policy.encode(PROMPTS)
-    policy.encode(["a dog"])
+    policy.encode([DOG])
     assert sorted(calls) == ["", "a cat", "a dog"]
     assert torch.equal(conditioning["prompt"][0], conditioning["prompt"][2])
     assert not torch.equal(conditioning["prompt"][0], conditioning["prompt"][1])
@@ -179,18 +185,18 @@ def trained_run(tiny_config, tmp_path, rank, **changes):
 def test_stock_diffusers_loads_the_result_and_draws_what_ddpo_sample_draws(tiny_config, tiny_pipeline, tmp_path, rank):
     folder = trained_run(tiny_config, tmp_path, rank)
     config, weights = sampling_config(str(folder.path), device="cpu")
-    files = draw_pictures(config, weights, ["a cat"], number=2, seed=7, output=tmp_path / "pictures")
+    files = draw_to_files(config, weights, ["a cat"], number=2, seed=7, output=tmp_path / "pictures")
     ours = np.stack([np.asarray(_open(file)) for file in files]) / 255
 
     stock = StableDiffusionPipeline.from_pretrained(tiny_pipeline())
-    base = stock_pictures(stock, ["a cat"] * 2, [7, 8], guidance_scale=config.guidance_scale)
+    base = stock_pictures(stock, [CAT] * 2, [7, 8], guidance_scale=config.guidance_scale)
     if rank is None:
         stock.unet = UNet2DConditionModel.from_pretrained(folder.model)
     else:
         stock.load_lora_weights(folder.model)
         scaling = {m.scaling["default_0"] for m in stock.unet.modules() if hasattr(m, "scaling") and m.scaling}
         assert scaling == {2.0}  # alpha / rank = 2 r / r is kept
-    theirs = stock_pictures(stock, ["a cat"] * 2, [7, 8], guidance_scale=config.guidance_scale)
+    theirs = stock_pictures(stock, [CAT] * 2, [7, 8], guidance_scale=config.guidance_scale)
     assert np.abs(ours - theirs).max() <= 1 / 255 + 1e-6
     assert np.abs(ours - base).max() > 3 / 255
 
@@ -283,7 +289,7 @@ def test_the_hub_id_path_asks_for_revision_and_variant(monkeypatch):
         {"model": {"name": "owner/name", "revision": "main", "variant": "fp16", "local_files_only": True}}
     )
     with pytest.raises(ModelError, match="owner/name cannot be loaded: no such file"):
-        StableDiffusionPolicy.load(config.model, StableDiffusionSettings(), device=CPU)
+        StableDiffusionPolicy.from_source(config.model, PolicySettings())
     assert (asked["name"], asked["revision"], asked["variant"]) == ("owner/name", "main", "fp16")
     assert asked["local_files_only"] is True
     assert asked["use_safetensors"] is True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,9 +54,11 @@ class Advantage(BaseModel):
     def __call__(self, prompts: Sequence[Hashable], reward_S: Array, state: State) -> tuple[Array, State]:
         """Return the advantages `(S,)` of an iteration's samples, clipped, and the state after it (F.3)."""
         advantage_S, state = self._function()(prompts, reward_S, state)
-        if np.shape(advantage_S) != reward_S.shape or not np.isfinite(advantage_S).all():
+        usable = np.shape(advantage_S) == reward_S.shape and isinstance(state, Mapping)
+        if not usable or not np.isfinite(advantage_S).all():
             raise ConfigError(
-                f"advantage: '{self.name}' must return {len(reward_S)} finite numbers, one a sample, and the state."
+                f"advantage: '{self.name}' must return {len(reward_S)} finite numbers, one a sample, and the "
+                "state as a dict."
             )
         return (advantage_S if self.clip is None else advantage_S.clip(-self.clip, self.clip)), state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -40,7 +41,7 @@ def parse_condition(text: str) -> Condition:
     """
     match = _FORM.fullmatch(text)
     try:
-        if match is None:
+        if match is None or not math.isfinite(float(match[3])):
             raise ValueError
         return Condition(match[1], match[2], float(match[3]))
     except ValueError:

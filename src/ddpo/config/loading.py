@@ -73,12 +73,17 @@ def load_config(
 def with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
     """Return a configuration with other settings, by key; a mapping changes what it holds of a section.
 
+    Another algorithm makes its own number of updates unless that is given too.
+
     Raises:
         ConfigError: an unknown key, a wrong value, or a configuration that cannot run.
     """
     tree = config.model_dump()
     tree["algorithm"] = config.algorithm.model_dump()
-    for keys, value in _flat(settings):
+    changes = _flat(settings)
+    if _named_algorithm(changes) not in (None, config.algorithm.name):
+        tree["updates_per_iteration"] = None  # the former algorithm's
+    for keys, value in changes:
         _apply(tree, keys, value)
     return parse_config(tree)
 

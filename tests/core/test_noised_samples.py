@@ -7,27 +7,25 @@ import torch
 from diffusers import DDIMScheduler
 
 from ddpo.algorithms import SparseRewardWeightedRegression
-from ddpo.core.forward_process import NoiseSchedule
-from ddpo.core.minibatches import denoising_updates, passes
-from ddpo.training.clean_samples import CleanSamples
+from ddpo.core.conditioning import Conditioning
+from ddpo.core.minibatches import noised_samples
+from ddpo.policies.schedule import read_schedule
 
 NUMBER = 10
 
 
 @pytest.fixture
-def batches(tmp_path, ddim_config):
+def batches(ddim_config):
     """Return the minibatches of `number` updates; sample i is i everywhere."""
-    samples = CleanSamples(tmp_path / "shards", memory_bytes=1 << 20)
-    samples.add(torch.arange(float(NUMBER))[:, None, None, None].expand(NUMBER, 3, 8, 8))
-    prompts = [f"sample {i}" for i in range(NUMBER)]
+    clean = torch.arange(float(NUMBER))[:, None, None, None].expand(NUMBER, 3, 8, 8)
 
     def build(weights, number=3, size=8, seed=0, **config):
         return list(
-            denoising_updates(
-                samples,
-                prompts,
+            noised_samples(
+                clean,
+                Conditioning.of(scale=torch.arange(float(NUMBER))),
                 torch.tensor(weights),
-                NoiseSchedule.from_config(ddim_config(**config)),
+                read_schedule(ddim_config(**config)),
                 number=number,
                 size=size,
                 generator=torch.Generator().manual_seed(seed),
@@ -49,20 +47,25 @@ def test_weighted_samples_are_gone_through_in_passes(batches):
 def test_every_row_belongs_together(batches):
     for batch in batches([float(i) for i in range(NUMBER)]):
         index = batch.clean[:, 0, 0, 0].int().tolist()
-        assert batch.prompts == [f"sample {i}" for i in index]
-        assert batch.weight_N.tolist() == [float(i) for i in index]
-        assert torch.equal(batch.step_N, 999 - batch.timestep_N)
-        part = batch.part(2, 5)
-        assert part.prompts == batch.prompts[2:5]
-        assert torch.equal(part.noise, batch.noise[2:5])
-    assert [len(part) for part in passes(batch, 3)] == [3, 3, 2]
+        assert batch.sample_N.tolist() == index
+        assert batch.conditioning["scale"].tolist() == batch.weight_N.tolist() == [float(i) for i in index]
+        assert torch.equal(batch.cleanness_N, (999 - batch.time_N).double() / 1000)
+        parts = list(batch.split(3))
+        assert [len(part) for part in parts] == [3, 3, 2]
+        assert torch.equal(parts[1].noise, batch.noise[3:6])
+        assert parts[1].conditioning["scale"].tolist() == parts[1].weight_N.tolist() == [float(i) for i in index[3:6]]
+
+
+def test_stretches_are_equal_parts_of_the_timesteps(batches):
+    batch = batches([1.0] * NUMBER, number=1, size=500)[0]
+    assert batch.stretch_N(5).tolist() == [1 + (999 - time) // 200 for time in batch.time_N.tolist()]
 
 
 def test_timesteps_are_uniform_and_noise_is_fresh(batches):
     drawn = batches([1.0] * NUMBER, number=200, size=100)
-    timestep_N = torch.cat([batch.timestep_N for batch in drawn])
-    assert (timestep_N.min(), timestep_N.max()) == (0, 999)
-    counts = torch.histc(timestep_N.float(), 10, 0, 1000)
+    time_N = torch.cat([batch.time_N for batch in drawn])
+    assert (time_N.min(), time_N.max()) == (0, 999)
+    counts = torch.histc(time_N.float(), 10, 0, 1000)
     # 20,000 draws over 10 bins: 2,000 +- 42
     assert (counts - 2000).abs().max() < 5 * 42
     assert len({batch.noise[0, 0, 0, 0].item() for batch in drawn}) == 200
@@ -75,31 +78,39 @@ def test_a_process_without_weights_has_no_effect_but_takes_part(batches):
     assert all((batch.weight_N == 0).all() for batch in drawn)
 
 
+def test_negative_weights_are_kept(batches, ddim_config, conv_policy):
+    # What a policy gradient of the forward process needs: samples to move away from.
+    weights = [-1.0, 2.0, 0.0, 1.0, -0.5, 0.0, 0.5, 0.0, 0.0, 0.5]
+    [batch] = batches(weights, number=1, size=6)
+    assert sorted(batch.sample_N.tolist()) == [0, 1, 3, 4, 6, 9]
+    assert batch.weight_N.tolist() == [weights[i] for i in batch.sample_N.tolist()]
+    loss, metrics = SparseRewardWeightedRegression().loss(conv_policy(ddim_config(), steps=4), batch)
+    torch.testing.assert_close(loss, (batch.weight_N * metrics["denoising_loss"]).mean())
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_noised_samples_and_targets_are_diffusers(batches, ddim_config, prediction_type):
     config = ddim_config(prediction_type=prediction_type)
-    ours, theirs = NoiseSchedule.from_config(config), DDIMScheduler.from_config(config)
+    ours, theirs = read_schedule(config), DDIMScheduler.from_config(config)
     batch = batches([1.0] * NUMBER)[0]
-    clean, noise, timestep_N = batch.clean, batch.noise, batch.timestep_N
+    clean, noise, time_N = batch.clean, batch.noise, batch.time_N
     torch.testing.assert_close(
-        ours.noised(clean, noise, timestep_N), theirs.add_noise(clean, noise, timestep_N), rtol=1e-5, atol=1e-5
+        ours.noised(clean, noise, time_N), theirs.add_noise(clean, noise, time_N), rtol=1e-5, atol=1e-5
     )
     expected = {
         "epsilon": noise,
-        "v_prediction": theirs.get_velocity(clean, noise, timestep_N),
+        "v_prediction": theirs.get_velocity(clean, noise, time_N),
         "sample": clean,
     }[prediction_type]
-    torch.testing.assert_close(ours.target(clean, noise, timestep_N), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.target(clean, noise, time_N), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_equal_weights_give_the_plain_denoising_loss(batches, ddim_config, conv_policy):
     policy = conv_policy(ddim_config(), steps=4)
     theirs = DDIMScheduler.from_config(ddim_config())
     batch = batches([1.0] * NUMBER)[0]
-    noised = theirs.add_noise(batch.clean, batch.noise, batch.timestep_N)
-    expected = torch.nn.functional.mse_loss(
-        policy.network(noised, batch.timestep_N, policy.encode(batch.prompts)), batch.noise
-    )
+    noised = theirs.add_noise(batch.clean, batch.noise, batch.time_N)
+    expected = torch.nn.functional.mse_loss(policy.network(noised, batch.time_N, batch.conditioning), batch.noise)
     loss, metrics = SparseRewardWeightedRegression().loss(policy, batch)
     torch.testing.assert_close(loss, expected)
     assert metrics["denoising_loss"].mean().item() == pytest.approx(expected.item(), rel=1e-5)
