@@ -154,7 +154,7 @@ def test_a_run_is_named_after_what_it_trains_not_after_a_port():
         ({"name": "remote", "url": []}, r"Reward 'remote': url is \[\]: list should have at least 1 item"),
         ({"name": "http://host", "timeuot": 3}, "no option 'timeuot'. Did you mean 'timeout'"),
         ({"name": "http://host", "on_error": "zero"}, "no option 'on_error'"),
-        ({"name": "http://host", "retries": -1}, "retries is -1: input should be greater"),
+        ({"name": "http://host", "retries": -1}, "retries is -1: it must be greater"),
     ],
     ids=str,
 )

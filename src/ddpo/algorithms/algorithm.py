@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ddpo.core.experience import Array, Experience, State, UpdateSettings
     from ddpo.core.minibatches import Batch
-    from ddpo.core.objectives import Metrics
+    from ddpo.core.objectives import LossMetrics
     from ddpo.core.policy import Policy
 
 
@@ -58,7 +58,7 @@ class Algorithm(BaseModel):
         """Yield a minibatch for each update of the iteration; the same ones whenever it is called."""
         raise NotImplementedError
 
-    def loss(self, policy: Policy, batch: Any) -> tuple[Tensor, Metrics]:
+    def loss(self, policy: Policy, batch: Any) -> tuple[Tensor, LossMetrics]:
         """Return the loss, averaged over the `N` pairs of a batch, and metrics `(N,)`, each of which is logged.
 
         A metric `ratio` is the importance ratio: where there is one, replay is checked by it before the first update.

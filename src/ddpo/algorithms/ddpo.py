@@ -11,7 +11,7 @@ from ddpo.algorithms.algorithm import PolicyGradient
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ddpo.core.objectives import Metrics
+    from ddpo.core.objectives import LossMetrics
     from ddpo.core.policy import Policy
     from ddpo.core.trajectory import Pairs
 
@@ -56,7 +56,7 @@ class DDPOImportanceSampling(PolicyGradient):
         """Return the largest |ratio - 1| tolerated before the first update: a tenth of the clip."""
         return self.clip(dimensions) / 10
 
-    def loss(self, policy: Policy, batch: Pairs) -> tuple[Tensor, Metrics]:
+    def loss(self, policy: Policy, batch: Pairs) -> tuple[Tensor, LossMetrics]:
         """Return the clipped surrogate of the replayed pairs, averaged, and metrics `(N,)`."""
         from ddpo.core.objectives import clipped_surrogate, importance_ratio
         from ddpo.core.rollout import replay
@@ -87,7 +87,7 @@ class DDPOScoreFunction(PolicyGradient):
         """Return the largest |ratio - 1| tolerated: what a tenth of the paper's clip is in nats of a whole step."""
         return PAPER_CLIP_RANGE / 10 * 16384 / (dimensions if self.log_prob == "mean" else 1)
 
-    def loss(self, policy: Policy, batch: Pairs) -> tuple[Tensor, Metrics]:
+    def loss(self, policy: Policy, batch: Pairs) -> tuple[Tensor, LossMetrics]:
         """Return the score-function loss of the replayed pairs, averaged, and metrics `(N,)`."""
         import torch
 

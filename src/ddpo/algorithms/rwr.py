@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ddpo.core.experience import Array, Experience, State, UpdateSettings
     from ddpo.core.minibatches import NoisedSamples
-    from ddpo.core.objectives import Metrics
+    from ddpo.core.objectives import LossMetrics
     from ddpo.core.policy import Policy
 
 
@@ -96,7 +96,7 @@ class WeightedRegression(Algorithm):
     @abstractmethod
     def _weights(self, prompts: Sequence[str] | None, rewards: Array) -> Array: ...
 
-    def loss(self, policy: Policy, batch: NoisedSamples) -> tuple[Tensor, Metrics]:
+    def loss(self, policy: Policy, batch: NoisedSamples) -> tuple[Tensor, LossMetrics]:
         """Return the weighted denoising loss of noised samples (eq. 1), averaged, and metrics `(N,)`."""
         from ddpo.core.objectives import reward_weighted
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-Metrics = dict[str, Tensor]
+LossMetrics = dict[str, Tensor]
 
 
 def _check(*tensors: Tensor) -> None:
@@ -26,7 +26,7 @@ def _check(*tensors: Tensor) -> None:
         raise ValueError(f"expected (N,) tensors of one length, got {sorted(shapes)}")
 
 
-def score_function(log_prob_N: Tensor, advantage_N: Tensor, *, dimensions: int = 1) -> tuple[Tensor, Metrics]:
+def score_function(log_prob_N: Tensor, advantage_N: Tensor, *, dimensions: int = 1) -> tuple[Tensor, LossMetrics]:
     """DDPO-SF: `-E[advantage * log p]`, whose gradient is the estimator of eq. 3. On-policy only."""
     _check(log_prob_N, advantage_N)
     return -(advantage_N * log_prob_N / dimensions).mean(), {}
@@ -43,7 +43,7 @@ def importance_ratio(log_prob_N: Tensor, old_log_prob_N: Tensor, *, dimensions: 
 
 def clipped_surrogate(
     log_prob_N: Tensor, old_log_prob_N: Tensor, advantage_N: Tensor, *, clip_range: float, dimensions: int = 1
-) -> tuple[Tensor, Metrics]:
+) -> tuple[Tensor, LossMetrics]:
     """DDPO-IS: the importance-sampling estimator (eq. 4) with PPO's clip as its trust region (section C.3).
 
     `E[max(-A rho, -A clip(rho, 1 - clip_range, 1 + clip_range))]`. `clip_fraction` is 1 for a pair
@@ -57,7 +57,7 @@ def clipped_surrogate(
     return loss, {"clip_fraction": outside_N.float()}
 
 
-def reward_weighted(error_N: Tensor, weight_N: Tensor) -> tuple[Tensor, Metrics]:
+def reward_weighted(error_N: Tensor, weight_N: Tensor) -> tuple[Tensor, LossMetrics]:
     """RWR: the denoising loss weighted by the reward, `E[w(x_0, c) |eps - eps_theta(x_t, t, c)|^2]` (section C.2).
 
     `error_N` is each noised sample's squared error, averaged over its dimensions; with weights of 1 this is the plain

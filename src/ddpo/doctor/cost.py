@@ -22,7 +22,7 @@ class Passes:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CostPlan:
     """What a run will do; what it will cost where the model's figures are known."""
 
     trained: int
@@ -45,7 +45,7 @@ class Plan:
     """Size of the trained numbers on disk; 0: not known."""
 
 
-def make_plan(config: TrainConfig, *, prompts: int, steps_with_likelihood: int, figures: Figures | None) -> Plan:
+def make_plan(config: TrainConfig, *, prompts: int, steps_with_likelihood: int, figures: Figures | None) -> CostPlan:
     """Return the plan of a run that has `prompts` distinct prompts; without `figures` its costs are not known.
 
     `steps_with_likelihood` is L, the denoising steps that can be trained on.
@@ -58,7 +58,7 @@ def make_plan(config: TrainConfig, *, prompts: int, steps_with_likelihood: int, 
     every = config.evaluation.every  # the fixed samples are drawn before, every so many iterations, and after
     evaluations = 2 if every is None else 1 + math.ceil(config.iterations / every)
     encoded = min(prompts, number + config.iterations * samples // config.samples_per_prompt) + branches - 1
-    plan = Plan(trained, rollout, training, evaluations, evaluation, encoded, {}, {}, 0)
+    plan = CostPlan(trained, rollout, training, evaluations, evaluation, encoded, {}, {}, 0)
     if figures is None:
         return plan
     return replace(
@@ -69,7 +69,7 @@ def make_plan(config: TrainConfig, *, prompts: int, steps_with_likelihood: int, 
     )
 
 
-def _flops(config: TrainConfig, plan: Plan, figures: Figures) -> dict[str, int]:
+def _flops(config: TrainConfig, plan: CostPlan, figures: Figures) -> dict[str, int]:
     rollout = plan.rollout.rows * figures.forward_flops
     update = plan.training.rows * (figures.forward_flops + figures.backward_flops)
     decode = config.samples_per_iteration * figures.decode_flops

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ddpo.config import TrainConfig
 from ddpo.doctor.architecture import Architecture, find_architecture
-from ddpo.doctor.cost import Plan, make_plan
+from ddpo.doctor.cost import CostPlan, make_plan
 from ddpo.doctor.counting import count
 from ddpo.doctor.rehearsal import rehearse
 from ddpo.evaluation.loading import kernel_factory
@@ -30,7 +30,7 @@ class DryRun:
     distinct_prompts: int
     """Prompts with different texts."""
     runtime: Runtime
-    plan: Plan
+    plan: CostPlan
     note: str
     """A sentence about what is not known or was assumed, if anything."""
 

@@ -21,7 +21,7 @@ from ddpo.rewards import RewardSpec, Scorer, load_reward
 from ddpo.runtime.processes import Runtime
 
 Array = NDArray[np.float64]
-Progress = Callable[[str, int, int], None]
+SamplingProgress = Callable[[str, int, int], None]
 """Told which model is being sampled, and how many samples are done out of how many."""
 
 
@@ -134,7 +134,7 @@ def compare(
     seeds: int = 4,
     seed: int = 0,
     device: str | None = None,
-    progress: Progress = lambda model, done, total: None,
+    progress: SamplingProgress = lambda model, done, total: None,
 ) -> Comparison:
     """Draw `seeds` samples of every prompt from a run's trained model and from its base model, and score both.
 

@@ -68,11 +68,11 @@ class PlainDisplay(Display):
 
     def __init__(self, stream: TextIO | None = None, clock: Clock = time.monotonic) -> None:
         self._stream = stream
-        self._progress = Progress(0, clock)
+        self._progress = Pace(0, clock)
 
     def start(self, total_iterations: int, name: str) -> None:
         """Print the run's name and length."""
-        self._progress = Progress(total_iterations, self._progress.clock)
+        self._progress = Pace(total_iterations, self._progress.clock)
         self.message(f"{name}: {count(total_iterations, 'iteration')}")
 
     def iteration(self, metrics: Mapping[str, Any]) -> None:
@@ -105,7 +105,7 @@ class LiveDisplay(Display):
         from rich.console import Console
 
         self._console = console or Console()
-        self._progress = Progress(0, clock)
+        self._progress = Pace(0, clock)
         self._live: Live | None = None
 
     def start(self, total_iterations: int, name: str) -> None:
@@ -118,7 +118,7 @@ class LiveDisplay(Display):
         from rich.text import Text
 
         self.stop()
-        self._progress = Progress(total_iterations, self._progress.clock)
+        self._progress = Pace(total_iterations, self._progress.clock)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(30),
@@ -161,7 +161,7 @@ class LiveDisplay(Display):
             live.stop()
 
 
-class Progress:
+class Pace:
     """What the displays know of a run: rewards and seconds of its iterations so far."""
 
     def __init__(self, total: int, clock: Clock) -> None:

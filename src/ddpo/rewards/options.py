@@ -33,5 +33,6 @@ def parse_options(kind: type[T], reward: str, options: Mapping[Any, Any]) -> T:
         elif problem["type"] == "extra_forbidden":
             text = f" has no option '{option}'.{nearest(option, valid)} Its options: {', '.join(valid)}."
         else:
-            text = f": {option} is {problem['input']!r}: {problem['msg'][:1].lower() + problem['msg'][1:]}."
+            wanted = problem["msg"].replace("Input should", "it must")
+            text = f": {option} is {problem['input']!r}: {wanted[:1].lower() + wanted[1:]}."
         raise RewardError(f"Reward '{reward}'{text}") from None

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ddpo.core.minibatches import Batch
-from ddpo.core.objectives import Metrics
+from ddpo.core.objectives import LossMetrics
 
 BUCKETS = 5
 """Stretches of the denoising run that metrics are also given for, 1 the noisiest."""
@@ -23,9 +23,9 @@ class PairMetrics:
     """Collects the metrics of an update's pairs without waiting for the device."""
 
     def __init__(self) -> None:
-        self._seen: list[tuple[Batch, Metrics]] = []
+        self._seen: list[tuple[Batch, LossMetrics]] = []
 
-    def add(self, pairs: Batch, metrics: Metrics) -> None:
+    def add(self, pairs: Batch, metrics: LossMetrics) -> None:
         """Record the metrics of pairs, `(N,)` each or one number for all."""
         values = {name: torch.as_tensor(value).detach().expand(len(pairs)) for name, value in metrics.items()}
         self._seen.append((pairs, values))

@@ -147,13 +147,15 @@ class Link:
         payload = answer.payload
         if answer.status != 200 and not (isinstance(payload, dict) and "scores" in payload):
             raise Failure(f"status {answer.status}: {answer.sentence}")
+        if not isinstance(payload, dict):
+            raise Failure("an answer that cannot be used: it is no JSON object")
         self._check_protocol(payload)
         try:
             response = ScoreResponse.model_validate(payload)
         except ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(str(part) for part in problem["loc"])
-            raise Failure(f"an answer that cannot be used: {where + ': ' if where else ''}{problem['msg']}") from None
+            raise Failure(f"an answer that cannot be used: {where}: {problem['msg']}") from None
         self._check_identity(response)
         scores = {item.id: item.score for item in response.scores}
         if len(scores) != len(response.scores) or not scores.keys() <= wanted:

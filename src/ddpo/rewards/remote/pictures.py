@@ -18,7 +18,7 @@ _MODES = ("RGB", "L", "P", "1")
 """Pillow's modes that become RGB without a choice: 16 bits and transparency would need one."""
 
 
-class PictureError(ValueError):
+class PngError(ValueError):
     """What was sent is not a picture that can be scored."""
 
 
@@ -37,28 +37,26 @@ def open_png(text: str, max_pixels: int) -> Image:
     So a small file that would unpack to gigabytes is refused before it is unpacked.
 
     Raises:
-        PictureError: not base64, not a PNG, of another kind than 8-bit RGB or grey, or with too many pixels.
+        PngError: not base64, not a PNG, of another kind than 8-bit RGB or grey, or with too many pixels.
     """
     from PIL import Image
 
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise PictureError("the image is not base64: send a PNG file in base64, not a path or address") from None
+        raise PngError("the image is not base64: send a PNG file in base64, not a path or address") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides
             picture = Image.open(io.BytesIO(data), formats=["PNG"])
     except Image.DecompressionBombError:
-        raise PictureError(f"the image has more than the {max_pixels} pixels allowed") from None
+        raise PngError(f"the image has more than the {max_pixels} pixels allowed") from None
     except Exception:  # Pillow raises many kinds on files that are made to break it
-        raise PictureError("the image is not a PNG file: send an 8-bit PNG in base64") from None
+        raise PngError("the image is not a PNG file: send an 8-bit PNG in base64") from None
     if picture.width * picture.height > max_pixels:
-        raise PictureError(
-            f"the image has {picture.width} x {picture.height} pixels, more than the {max_pixels} allowed"
-        )
+        raise PngError(f"the image has {picture.width} x {picture.height} pixels, more than the {max_pixels} allowed")
     if picture.mode not in _MODES:
-        raise PictureError(f"the image is a PNG of kind {picture.mode}: send 8-bit RGB or grey without transparency")
+        raise PngError(f"the image is a PNG of kind {picture.mode}: send 8-bit RGB or grey without transparency")
     return picture
 
 
@@ -66,9 +64,9 @@ def pixels_of(picture: Image) -> npt.NDArray[np.uint8]:
     """Return the pixels `(H, W, 3)` of an opened picture.
 
     Raises:
-        PictureError: the file is cut short or damaged.
+        PngError: the file is cut short or damaged.
     """
     try:
         return np.asarray(picture.convert("RGB"))
     except Exception:  # Pillow raises many kinds on files that are made to break it
-        raise PictureError("the PNG file is cut short or damaged") from None
+        raise PngError("the PNG file is cut short or damaged") from None

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ddpo.rewards import NamedReward
-from ddpo.rewards.remote.pictures import PictureError, open_png, pixels_of
+from ddpo.rewards.remote.pictures import PngError, open_png, pixels_of
 from ddpo.rewards.remote.protocol import (
     PROTOCOL,
     Info,
@@ -145,7 +145,7 @@ def unpacked(items: Sequence[ScoreItem], limits: Limits) -> list[Sample]:
                     413, f"The images have more pixels together than the {limits.waiting_pixels} allowed: send fewer."
                 )
             samples.append(Sample(pixels_of(picture), item.prompt, dict(item.metadata)))
-        except PictureError as error:
+        except PngError as error:
             raise HTTPException(422, f"Item '{item.id}': {error}.") from None
     return samples
 
