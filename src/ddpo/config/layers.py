@@ -133,10 +133,10 @@ def _with_names(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shortened(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tree with reward and prompts, which a configuration keeps as given, by bare name where possible."""
+    """Return the tree with what a configuration keeps as given (reward, prompts, policy) by bare name if possible."""
     return {
         key: value["name"]
-        if key in ("reward", "prompts") and isinstance(value, dict) and list(value) == ["name"]
+        if key in ("reward", "prompts", "policy") and isinstance(value, dict) and list(value) == ["name"]
         else value
         for key, value in tree.items()
     }

@@ -80,7 +80,7 @@ def with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConf
     tree["algorithm"] = config.algorithm.model_dump()
     for keys, value in _flat(settings):
         _apply(tree, keys, value)
-    return parse_config(tree)
+    return parse_config(shortened(tree))
 
 
 def _defaults_of_policy(changes: Sequence[tuple[str, Any]]) -> Mapping[str, Any] | None:
