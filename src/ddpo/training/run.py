@@ -134,6 +134,8 @@ class _Start:
         self._trained = load_reward(config.reward if given.reward is None else given.reward)
         self._measured = [load_reward(spec) for spec in config.evaluation.rewards]
         self._source = load_prompts(config.prompts) if given.prompts is None else given.prompts
+        if config.algorithm.uses_advantages:
+            config.advantage.check()
         self._callbacks = given.all_callbacks(config)
         self._medium = _medium_of(config, given)
         self._check_media(self._medium)
