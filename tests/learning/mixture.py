@@ -11,16 +11,16 @@ the upper one is exp(2 beta) times as heavy as the lower.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ddpo.core.forward_process import NoiseSchedule
-from ddpo.core.kernel import Gaussian, Sampler
-from ddpo.core.trajectory import Conditioning
+from ddpo.core.conditioning import Conditioning
+from ddpo.core.kernel import ddim
+from ddpo.media import Image
+from ddpo.policies import NetworkPolicy
+from ddpo.policies.schedule import read_schedule
 
 MODES, SPREAD = (-1.0, 1.0), 0.3
 TIMESTEPS = 20
@@ -36,50 +36,58 @@ REACH = 4.0
 """Pictures are the samples mapped from -REACH ... REACH to 0 ... 1."""
 
 
-class MixturePolicy:
+class Bumps(nn.Module):
+    """Linear in 40 radial basis functions of x, x itself and a constant, for each timestep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centres = torch.linspace(-REACH, REACH, 40)
+        self.weights = nn.Parameter(torch.zeros(TIMESTEPS, len(self.centres) + 2))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return `(B, 42)`."""
+        bumps = torch.exp(-0.5 * ((x - self.centres) / (self.centres[1] - self.centres[0])).square())
+        return torch.cat([bumps, x, torch.ones_like(x)], 1)
+
+    def forward(self, x: Tensor, timestep_B: Tensor) -> Tensor:
+        return (self.features(x) * self.weights[timestep_B]).sum(1, keepdim=True)
+
+
+class MixturePolicy(NetworkPolicy):
     """The `Policy` of the module's description, deterministic in `seed`."""
 
-    def __init__(self, seed: int = 0) -> None:
-        self.schedule = NoiseSchedule.from_config(CONFIG)
-        self.sampler = Sampler.create(self.schedule, "ddim", TIMESTEPS, 1.0)
-        self.sample_shape: tuple[int, ...] = (1,)
-        self.device = torch.device("cpu")
-        self.centres = torch.linspace(-REACH, REACH, 40)
-        self.weights = nn.Parameter(self._fitted(torch.Generator().manual_seed(seed)))
+    medium = Image()
 
-    def _fitted(self, generator: torch.Generator) -> Tensor:
+    def __init__(self, seed: int = 0) -> None:
+        schedule = read_schedule(CONFIG)
+        network = Bumps()
+        network.weights.data = self._fitted(network, torch.Generator().manual_seed(seed))
+        super().__init__(network, ddim(schedule, TIMESTEPS), schedule, (1,))
+
+    @staticmethod
+    def _fitted(network: Bumps, generator: torch.Generator) -> Tensor:
         clean = base_samples(20_000, generator)[:, None]
         rows = []
         for timestep in range(TIMESTEPS):
             noise = torch.randn(clean.shape, generator=generator)
-            noised = self.schedule.noised(clean, noise, torch.full((len(clean),), timestep))
-            features = self._features(noised).double()
+            noised = read_schedule(CONFIG).noised(clean, noise, torch.full((len(clean),), timestep))
+            features = network.features(noised).double()
             gram = features.T @ features + 1e-3 * len(clean) / 40 * torch.eye(features.shape[1], dtype=torch.float64)
             rows.append(torch.linalg.solve(gram, features.T @ noise.double())[:, 0].float())
         return torch.stack(rows)
 
-    def _features(self, x: Tensor) -> Tensor:
-        """Return `(B, 42)`: the basis functions, x itself and a constant."""
-        bumps = torch.exp(-0.5 * ((x - self.centres) / (self.centres[1] - self.centres[0])).square())
-        return torch.cat([bumps, x, torch.ones_like(x)], 1)
+    @property
+    def weights(self) -> nn.Parameter:
+        """All that is trained."""
+        weights: nn.Parameter = self.network.weights
+        return weights
 
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        return {}
+    def predict(self, x: Tensor, time_B: Tensor, conditioning: Conditioning, *, guided: bool) -> Tensor:
+        prediction: Tensor = self.network(x, time_B)
+        return prediction
 
-    def predict(self, x: Tensor, timestep_B: Tensor, conditioning: Conditioning) -> Tensor:
-        return (self._features(x) * self.weights[timestep_B]).sum(1, keepdim=True)
-
-    def step(self, x: Tensor, step_B: Tensor, conditioning: Conditioning) -> Gaussian:
-        return self.sampler.gaussian(x, self.predict(x, self.sampler.timestep(step_B), conditioning), step_B)
-
-    def decode(self, samples: Tensor) -> Tensor:
-        return (samples / (2 * REACH) + 0.5).clamp(0, 1)[:, :, None, None].expand(-1, 3, 1, 1)
-
-    def parameters(self) -> Iterable[nn.Parameter]:
-        return [self.weights]
-
-    def save(self, folder: Path) -> None:
-        raise NotImplementedError
+    def decode(self, x_0: Tensor) -> Tensor:
+        return (x_0 / (2 * REACH) + 0.5).clamp(0, 1)[:, :, None, None].expand(-1, 3, 1, 1)
 
 
 def base_samples(number: int, generator: torch.Generator) -> Tensor:
