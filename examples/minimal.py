@@ -8,11 +8,13 @@ B samples, L denoising steps, N (sample, step) pairs. Paper: Black et al. 2023, 
 import torch
 
 from ddpo.core.advantages import RunningStatistics
-from ddpo.core.minibatches import passes, updates
+from ddpo.core.kernel import ddim
+from ddpo.core.minibatches import shuffled_pairs
 from ddpo.core.objectives import clipped_surrogate
 from ddpo.core.rollout import replay, rollout
+from ddpo.policies import PolicySettings
 from ddpo.policies.loading import ModelSource
-from ddpo.policies.stable_diffusion import StableDiffusionPolicy, StableDiffusionSettings
+from ddpo.policies.stable_diffusion import StableDiffusionPolicy
 from ddpo.prompts import load_prompts
 
 ITERATIONS, SAMPLES, UPDATES, BATCH = 12, 32, 2, 32
@@ -26,32 +28,32 @@ def redness(images: torch.Tensor) -> torch.Tensor:
 
 def main() -> None:
     torch.set_num_threads(1)
-    settings = StableDiffusionSettings(steps=10, guidance_scale=3.0)
-    policy = StableDiffusionPolicy.load(ModelSource(), settings, device=torch.device("cpu"))
+    settings = PolicySettings(kernel=lambda schedule: ddim(schedule, steps=10), guidance_scale=3.0)
+    policy = StableDiffusionPolicy.from_source(ModelSource(), settings)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
-    prompts, statistics = load_prompts("simple-animals"), RunningStatistics()
+    source, statistics = load_prompts("simple-animals"), RunningStatistics()
     generator = torch.Generator().manual_seed(SEED)
 
     for iteration in range(ITERATIONS):
         # Collect: denoising runs are trajectories of an MDP; every step's log-probability is known.
-        texts = [prompt.text for prompt in prompts.draw(SAMPLES, seed=SEED, iteration=iteration)]
-        seeds = [iteration * SAMPLES + index for index in range(SAMPLES)]
-        trajectory = rollout(policy, policy.encode(texts), seeds, batch_size=BATCH)
+        prompts = source.draw(SAMPLES, seed=SEED, iteration=iteration)
+        seeds = range(iteration * SAMPLES, (iteration + 1) * SAMPLES)
+        trajectory = rollout(policy, policy.encode(prompts), seeds, batch_size=BATCH)
 
         # The reward is a black box on pictures; normalised per prompt it is the advantage (F.3).
         reward_B = redness(policy.decode(trajectory.final))
-        statistics, advantage_B = statistics.update(texts, reward_B.numpy())
+        statistics, advantage_B = statistics.update([prompt.text for prompt in prompts], reward_B.numpy())
         advantage_B = torch.as_tensor(advantage_B, dtype=torch.float32)
 
         # Update: importance-weighted policy gradient, clipped (eq. 4); gradients span all steps of a sample (F.1).
         D = trajectory.dimensions
-        for minibatch in updates(trajectory, advantage_B, number=UPDATES, timestep_fraction=1.0, generator=generator):
-            for batch in passes(minibatch, BATCH):
-                log_prob_N = replay(policy, batch).log_prob_N
+        for minibatch in shuffled_pairs(trajectory, advantage_B, number=UPDATES, generator=generator):
+            for pairs in minibatch.split(BATCH):
+                log_prob_N = replay(policy, pairs).log_prob_N
                 loss, _ = clipped_surrogate(
-                    log_prob_N, batch.log_prob_N, batch.advantage_N, clip_range=CLIP_NATS / D, dimensions=D
+                    log_prob_N, pairs.log_prob_N, pairs.advantage_N, clip_range=CLIP_NATS / D, dimensions=D
                 )
-                (loss * len(batch) / len(minibatch)).backward()
+                (loss * len(pairs) / len(minibatch)).backward()
             torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
