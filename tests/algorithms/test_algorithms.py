@@ -270,3 +270,17 @@ def test_an_algorithm_is_found_by_its_path(tmp_path):
         algorithm_class(f"{tmp_path}/mine.py:not_one")
     with pytest.raises(ConfigError, match=r"has no 'Min'\. Did you mean 'Mine'\?"):
         algorithm_class(f"{tmp_path}/mine.py:Min")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "tolerance"),
+    [
+        (DDPOImportanceSampling(), 1e-5),  # a tenth of the paper's clip
+        (DDPOImportanceSampling(clip_nats=1.64), 1.64 / DIMENSIONS / 10),
+        (DDPOScoreFunction(), 1e-5 * 16384 / DIMENSIONS),  # the same in nats, of a mean over fewer dimensions
+        (DDPOScoreFunction(log_prob="sum"), 1e-5 * 16384),
+        (RewardWeightedRegression(), math.inf),  # it replays nothing
+    ],
+)
+def test_replay_may_be_off_by_a_tenth_of_the_clip(algorithm, tolerance):
+    assert algorithm.ratio_tolerance(DIMENSIONS) == pytest.approx(tolerance)
