@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import measure
 from ddpo.config import TrainConfig, parse_config
-from ddpo.evaluation.sampling import load_policy
-from ddpo.prompts import load_prompts
+from ddpo.evaluation.loading import load_policy
+from ddpo.prompts import Prompt, load_prompts
 from ddpo.rewards import load_reward
 from ddpo.runtime.processes import Runtime
 from ddpo.training.trainer import Trainer
@@ -50,7 +49,7 @@ def build(config: TrainConfig) -> Trainer:
 def timed_iterations(trainer: Trainer, device: str) -> list[tuple[dict[str, float], float]]:
     """Return each iteration's seconds by phase, from the trainer's own metrics, and its mean reward."""
     results, start = [], time.perf_counter()
-    for metrics in trainer.train(lambda phase, done, total: measure.synchronize(device), Path("scratch")):
+    for metrics in trainer.train(lambda phase, done, total: measure.synchronize(device)):
         measure.synchronize(device)
         now = time.perf_counter()
         phases = {phase: metrics[f"time/{phase}"] for phase in PHASES}
@@ -69,7 +68,7 @@ def main() -> None:
     measurement.seconds = [seconds for seconds, _ in counted]
     measurement.reward_mean = sum(reward for _, reward in counted) / len(counted)
     measurement.matrix_TFLOPS = measure.matrix_rate(settings)
-    embedding = trainer.policy.encode([settings.prompts[0]])["prompt"]
+    embedding = trainer.policy.encode([Prompt(settings.prompts[0])])["prompt"]
     work = measure.unet_work(trainer.policy.pipeline.unet, embedding)
     measurement.forward_GFLOP, measurement.forward_backward_GFLOP = work
     measurement.versions = measure.versions("ddpo")

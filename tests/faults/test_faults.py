@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from quiet_runs import train
 from safetensors.torch import load_file
 
 from ddpo.core.trajectory import Trajectory
 from ddpo.policies.stable_diffusion import StableDiffusionPolicy
 from ddpo.runs.folder import RunFolder
 from ddpo.runtime.errors import DivergenceError, ReplayError, RewardError, RunFolderError
-from ddpo.training.run import train
 
 
 def failing(kind, at_call):
@@ -63,13 +63,13 @@ def test_a_replay_that_differs_stops_the_run_and_names_the_timestep(tiny_config,
 def test_a_gradient_that_is_not_finite_changes_no_weight(tiny_config, monkeypatch):
     config = tiny_config()
     policies = []
-    load = StableDiffusionPolicy.load
+    load = StableDiffusionPolicy.from_source
 
     def kept(*arguments, **options):
         policies.append(load(*arguments, **options))
         return policies[-1]
 
-    monkeypatch.setattr(StableDiffusionPolicy, "load", kept)
+    monkeypatch.setattr(StableDiffusionPolicy, "from_source", kept)
     monkeypatch.setattr(type(config.algorithm), "loss", lambda self, policy, batch: _nan_loss(policy, batch))
     with pytest.raises(DivergenceError, match="not finite"):
         train(config)

@@ -6,10 +6,10 @@ import json
 
 import numpy as np
 import pytest
+from quiet_runs import train
 from test_distributed import in_two_processes
 
 from ddpo.config import load_config
-from ddpo.training.run import train
 
 RANKED = {
     "name": "sum",

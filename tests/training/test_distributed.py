@@ -10,11 +10,11 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+from quiet_runs import train
 
 from ddpo.runs.checkpoints import Checkpoints
 from ddpo.runtime.errors import ConfigError, DivergenceError
 from ddpo.runtime.processes import Runtime
-from ddpo.training.run import train
 
 WORKER = textwrap.dedent(
     """
@@ -48,8 +48,12 @@ def in_two_processes(config, folder, port):
 def test_two_processes_make_the_run_of_one(tiny_config, tmp_path):
     # The same samples with the same seeds, one update on all of them: averaged over two processes the gradient is
     # that of one process up to the order of float32 sums, and so are rewards and weights.
-    alone = train(tiny_config(updates_per_iteration=1, lora={"rank": 2}))
+    # A callback, which only the main process calls, ends the run for both.
+    (tmp_path / "mine.py").write_text("def stop(moment):\n    if moment.iteration == 2:\n        moment.stop('here')\n")
+    callbacks = [f"{tmp_path / 'mine.py'}:stop"]
+    alone = train(tiny_config(updates_per_iteration=1, lora={"rank": 2}, iterations=9, callbacks=callbacks))
     results = in_two_processes(alone.folder.config, tmp_path, 29561)
+    assert [len(each["metrics"]) for each in results] == [2, 2]
     for ours, theirs in zip(alone.metrics, results[0]["metrics"], strict=True):
         for name in ("reward/mean", "reward/standard_error", "gradient_norm", "kl/step"):
             np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-3, atol=1e-9)
@@ -67,11 +71,11 @@ def test_a_process_that_keeps_no_sample_of_a_regression_takes_part(tiny_config, 
 
 def test_samples_are_shared_equally_or_refused(monkeypatch):
     runtime = Runtime(device="cpu", threads=1)
-    assert runtime.share(6) == range(6)
+    assert runtime.shard(6) == range(6)
     monkeypatch.setattr(Runtime, "processes", 2)
-    assert runtime.share(6) == range(3)
+    assert runtime.shard(6) == range(3)
     with pytest.raises(ConfigError, match="5 samples do not divide by the 2 processes"):
-        runtime.share(5)
+        runtime.shard(5)
 
 
 def test_a_second_run_may_have_another_device():

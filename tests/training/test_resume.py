@@ -10,15 +10,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from quiet_runs import resume, train, train_or_resume
 from tiny_run import Signalling, by_content, difference
 
 from ddpo.config import load_config
-from ddpo.evaluation.sampling import draw_pictures, sampling_config
+from ddpo.evaluation.sampling import draw_to_files, sampling_config
 from ddpo.rewards import load_reward
 from ddpo.runs.checkpoints import Checkpoints
 from ddpo.runtime.errors import CheckpointError, ConfigError, ReplayError, RewardError, RunFolderError
-from ddpo.training.experience import Trajectories
-from ddpo.training.run import resume, train, train_or_resume
+from ddpo.training.iteration import Iteration
 
 ALGORITHMS = {
     "ddpo-is": {"algorithm": {"name": "ddpo-is", "clip_nats": 1.64}, "updates_per_iteration": 2},
@@ -112,7 +112,7 @@ def test_a_failed_reward_is_mended_and_the_run_goes_on(tiny_config, whole, monke
 
 
 def test_samples_that_replay_refuses_are_drawn_again(tiny_config, whole, monkeypatch):
-    config, joined, calls = tiny_config(**SETTINGS, **ALGORITHMS["ddpo-is"]), Trajectories.joined, []
+    config, joined, calls = tiny_config(**SETTINGS, **ALGORITHMS["ddpo-is"]), Iteration.trajectory, []
 
     def corrupted(self):
         trajectory = joined(self)
@@ -121,7 +121,7 @@ def test_samples_that_replay_refuses_are_drawn_again(tiny_config, whole, monkeyp
             trajectory.log_prob_BL[:, 1] += 3.0
         return trajectory
 
-    monkeypatch.setattr(Trajectories, "joined", corrupted)
+    monkeypatch.setattr(Iteration, "trajectory", corrupted)
     with pytest.raises(ReplayError, match="Replay does not reproduce"):
         train(config, reward=by_content)
     monkeypatch.undo()
@@ -211,6 +211,24 @@ def test_a_changed_setting_is_listed_or_refused(tiny_config):
     assert len(allowed.metrics) == 3
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_checkpoint_of_an_older_format_is_one_sentence(tiny_config, allowed):
+    # The settings that came since are no reason that a user could do anything about: the format is named first.
+    folder = train(tiny_config(iterations=1, evaluation={"number": 2, "every": None})).folder
+    checkpoint = Checkpoints(folder.checkpoints).get()
+    state = checkpoint.state()
+    state |= {"format": 1, "versions": {"ddpo": "0.0.9"}}
+    del state["config"]["stop_when"], state["config"]["policy"], state["algorithm"]
+    (checkpoint.folder / "SHA256SUMS").unlink()
+    partial = checkpoint.folder.rename(folder.checkpoints / f".{checkpoint.name}.partial")
+    Checkpoints(folder.checkpoints).finish(partial, state)
+    with pytest.raises(CheckpointError) as raised:
+        resume(folder.path, ["iterations=2"], allow_config_change=allowed)
+    assert str(raised.value) == (
+        f"{checkpoint.folder} has format 1, this ddpo reads 2; go on with the ddpo that wrote it (0.0.9)."
+    )
+
+
 def test_weights_of_another_model_are_refused_even_when_allowed(tiny_config):
     config = tiny_config(iterations=1, evaluation={"number": 2, "every": None})
     folder = train(config).folder
@@ -248,7 +266,7 @@ def test_a_checkpoint_is_sampled_like_the_run(tiny_config, tmp_path, rank):
     drawn = []
     for number, source in enumerate([folder.path, Checkpoints(folder.checkpoints).get().folder]):
         config, weights = sampling_config(str(source))
-        (file,) = draw_pictures(config, weights, ["a cat"], number=1, seed=0, output=tmp_path / f"{number}.png")
+        (file,) = draw_to_files(config, weights, ["a cat"], number=1, seed=0, output=tmp_path / f"{number}.png")
         drawn.append(np.asarray(Image.open(file)).astype(int))
     assert np.abs(drawn[0] - drawn[1]).max() <= 1  # an adapter is fused in the one and beside the layers in the other
 

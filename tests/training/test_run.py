@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from quiet_runs import train
 from safetensors.torch import load_file
 from tiny_run import Signalling
 
@@ -22,8 +23,8 @@ from ddpo.runs.checkpoints import Checkpoints
 from ddpo.runs.folder import RunFolder
 from ddpo.runtime.errors import ConfigError, RewardError, RunFolderError
 from ddpo.runtime.processes import Runtime
+from ddpo.training import run
 from ddpo.training.metrics import PairMetrics
-from ddpo.training.run import train
 
 
 def brightness(images, prompts, metadata):
@@ -199,7 +200,8 @@ def test_python_users_get_the_same_from_the_package():
     import ddpo
 
     assert ddpo.TrainConfig is TrainConfig
-    assert ddpo.train is train
+    assert ddpo.train is run.train
+    assert ddpo.resume is run.resume
     assert issubclass(ConfigError, ddpo.DDPOError)
 
 

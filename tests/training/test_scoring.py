@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 import sys
@@ -11,27 +12,35 @@ import threading
 import numpy as np
 import pytest
 import torch
+from iterations import all_metrics, collected
+from iterations import trainer_of as trainer_with
 
-from ddpo.config import parse_config
 from ddpo.config.tree import ScoringConfig
-from ddpo.prompts import Prompt, from_list
+from ddpo.media import Image
+from ddpo.prompts import Prompt
 from ddpo.rewards import load_reward
 from ddpo.runtime.errors import DeviceMemoryError, RewardError
 from ddpo.runtime.processes import Runtime
 from ddpo.runtime.signals import Interrupted, StopRequest
-from ddpo.training.control import Control
+from ddpo.training.coordination import Coordinator
 from ddpo.training.scoring import Part, Scoring
-from ddpo.training.trainer import Trainer
 
 LONG = 60.0
 """Seconds after which a test that would wait for ever fails instead."""
 
 
-def scoring(reward, *, group_size=1, check=lambda: None, say=lambda text: None, **settings):
+def scoring(reward, *, group_size=1, poll=lambda: None, **settings):
     return Scoring(
-        load_reward(reward), ScoringConfig(**settings), group_size=group_size, device=torch.device("cpu"),
-        check=check, say=say,
+        load_reward(reward), Image(), ScoringConfig(**settings), group_size=group_size, device=torch.device("cpu"),
+        poll=poll,
     )  # fmt: skip
+
+
+@pytest.fixture
+def said(caplog):
+    """Return a function that gives what was said so far."""
+    caplog.set_level(logging.INFO, logger="ddpo")
+    return lambda: [record.getMessage() for record in caplog.records if record.name.startswith("ddpo.")]
 
 
 def part(number, size=2):
@@ -89,7 +98,7 @@ def test_a_part_is_scored_while_the_next_is_drawn():
 
 
 class GaveUpError(Exception):
-    """Raised by a check to leave a wait."""
+    """Raised by a poll to leave a wait."""
 
 
 def gives_up():
@@ -104,13 +113,13 @@ def test_no_more_parts_are_held_than_there_are_workers():
         assert release.wait(LONG)
         return by_index(images, prompts, metadata)
 
-    one = scoring(held, workers=2, check=gives_up)
+    one = scoring(held, workers=2, poll=gives_up)
     assert not list(one.add(part(0)))
     assert not list(one.add(part(1)))
     with pytest.raises(GaveUpError):  # it waits for the first
         list(one.add(part(2)))
     release.set()
-    one._check = lambda: None
+    one._poll = lambda: None
     assert [content for content, _ in all_scored(one, [part(2)])] == ["part 0", "part 1", "part 2"]
     assert len(calls) == 3
 
@@ -121,7 +130,8 @@ def test_a_hanging_reward_does_not_keep_the_program_alive():
         import threading
         import torch
         from ddpo.config.tree import ScoringConfig
-        from ddpo.runtime.errors import DeviceMemoryError, RewardError
+        from ddpo.media import Image
+        from ddpo.runtime.errors import RewardError
         from ddpo.prompts import Prompt
         from ddpo.rewards import load_reward
         from ddpo.training.scoring import Part, Scoring
@@ -129,8 +139,8 @@ def test_a_hanging_reward_does_not_keep_the_program_alive():
         def hangs(images, prompts, metadata):
             threading.Event().wait()
 
-        one = Scoring(load_reward(hangs), ScoringConfig(timeout=0.1), group_size=1, device=torch.device("cpu"),
-                      check=lambda: None, say=print)
+        one = Scoring(load_reward(hangs), Image(), ScoringConfig(timeout=0.1), group_size=1,
+                      device=torch.device("cpu"), poll=lambda: None)
         list(one.add(Part(None, torch.zeros(4, 3, 1, 1), [Prompt("a cat")] * 4, 12)))
         try:
             list(one.finish())
@@ -195,8 +205,8 @@ def _no_pauses(monkeypatch):
 
 @pytest.mark.usefixtures("_no_pauses")
 @pytest.mark.parametrize(("failures", "calls_made"), [(0, 1), (2, 3), (3, 4), (99, 4)])
-def test_a_failed_call_is_made_again_so_many_times(failures, calls_made):
-    calls, said = [], []
+def test_a_failed_call_is_made_again_so_many_times(said, failures, calls_made):
+    calls = []
 
     def fails(images, prompts, metadata):
         calls.append(indices(images))
@@ -204,14 +214,14 @@ def test_a_failed_call_is_made_again_so_many_times(failures, calls_made):
             raise ConnectionError("gone")
         return by_index(images, prompts, metadata)
 
-    one = scoring(fails, on_error="retry", retries=3, say=said.append)
+    one = scoring(fails, on_error="retry", retries=3)
     if failures > 3:
         with pytest.raises(RewardError, match="gone"):
             all_scored(one, [part(1)])
     else:
         assert all_scored(one, [part(1)])[0][1]["fails"].tolist() == [2, 3]
     assert calls == [[2, 3]] * calls_made
-    assert [text.partition("Trying again ")[2] for text in said] == [f"({n} of 3)." for n in range(1, calls_made)]
+    assert [text.partition("Trying again ")[2] for text in said()] == [f"({n} of 3)." for n in range(1, calls_made)]
 
 
 @pytest.mark.usefixtures("_no_pauses")
@@ -230,21 +240,19 @@ def test_a_call_that_hangs_is_made_again():
     assert calls == [[0, 1], [0, 1], [2, 3]]
 
 
-def test_only_the_groups_that_fail_are_left_out():
-    said = []
-
+def test_only_the_groups_that_fail_are_left_out(said):
     def fails_on_7(images, prompts, metadata):
         if 7 in indices(images):
             raise ValueError("seven")
         return by_index(images, prompts, metadata)
 
     # Parts of 5, groups of 4: 0-3, 4 | 5-7, 8-9 | 10-11, 12-14. Of the group 4-7 the part with 7 is lost here; the
-    # collector, which sees all parts, leaves out the rest.
+    # trainer, which sees all parts, leaves out the rest.
     parts = [part(number, size=5) for number in range(3)]
-    scored = all_scored(scoring(fails_on_7, group_size=4, on_error="skip-group", say=said.append), parts)
+    scored = all_scored(scoring(fails_on_7, group_size=4, on_error="skip-group"), parts)
     score_B = np.concatenate([scores["fails_on_7"] for _, scores in scored])
     np.testing.assert_array_equal(score_B, [0, 1, 2, 3, 4, np.nan, np.nan, np.nan, *range(8, 15)])
-    assert [text.startswith("Left out: ") for text in said] == [False, True]
+    assert [text.startswith("Left out: ") for text in said()] == [False, True]
 
 
 def test_being_told_to_stop_ends_the_wait_for_a_reward():
@@ -255,8 +263,7 @@ def test_being_told_to_stop_ends_the_wait_for_a_reward():
         assert release.wait(LONG)
         return by_index(images, prompts, metadata)
 
-    control = Control(Runtime(device="cpu", threads=1), 2, stop, None)
-    one = scoring(told_to_stop, check=control.look)
+    one = scoring(told_to_stop, poll=Coordinator(Runtime(device="cpu", threads=1), 2, stop).poll)
     with pytest.raises(Interrupted) as interrupted:
         all_scored(one, [part(0)])
     release.set()
@@ -277,22 +284,8 @@ SETTINGS = {
 }
 
 
-def trainer_of(policy, reward, say=None, **changes):
-    return Trainer(
-        parse_config(SETTINGS | changes),
-        policy,
-        load_reward(reward),
-        from_list(["a cat", "an ant", "an owl", "a bee", "a dog"]),
-        Runtime(device="cpu", threads=1),
-        say=say,
-    )
-
-
-def collected(trainer, folder):
-    """Return the first iteration of a trainer, collected."""
-    experience = trainer.collector.begin(1, folder)
-    trainer.collector.collect(experience, lambda *_: None)
-    return experience
+def trainer_of(policy, reward, **changes):
+    return trainer_with(policy, reward, ["a cat", "an ant", "an owl", "a bee", "a dog"], SETTINGS | changes)
 
 
 def brightness(images, prompts, metadata):
@@ -300,7 +293,7 @@ def brightness(images, prompts, metadata):
 
 
 @pytest.mark.parametrize("lost", [0, 3, 6])
-def test_a_group_that_fails_has_no_part_in_the_iteration(conv_policy, ddim_config, tmp_path, lost):
+def test_a_group_that_fails_has_no_part_in_the_iteration(conv_policy, ddim_config, lost):
     # Parts of 3, groups of 2: sample 3 fails in the part 3-5, sample 2 of its group was scored in the part before.
     seen = []
 
@@ -308,7 +301,7 @@ def test_a_group_that_fails_has_no_part_in_the_iteration(conv_policy, ddim_confi
         seen.extend(images)
         return brightness(images, prompts, metadata)
 
-    collected(trainer_of(conv_policy(ddim_config(), steps=3), sees), tmp_path)
+    collected(trainer_of(conv_policy(ddim_config(), steps=3), sees))
     reward_B = np.array([float(image.mean()) for image in seen])
 
     def fails(images, prompts, metadata):
@@ -317,19 +310,19 @@ def test_a_group_that_fails_has_no_part_in_the_iteration(conv_policy, ddim_confi
         return brightness(images, prompts, metadata)
 
     trainer = trainer_of(conv_policy(ddim_config(), steps=3), fails, scoring={"on_error": "skip-group"})
-    experience = collected(trainer, tmp_path)
+    iteration = collected(trainer)
     kept = [index for index in range(8) if index // 2 != lost // 2]
     others = reward_B[kept]
     credit_B = np.zeros(8)
     credit_B[kept] = (others - others.mean()) / (others.std() + 1e-6)
-    np.testing.assert_allclose(experience.credit_B.numpy(), credit_B, rtol=1e-4, atol=1e-6)
-    assert experience.metrics["reward/skipped"] == 2
-    assert experience.metrics["reward/mean"] == pytest.approx(others.mean(), rel=1e-6)
-    assert experience.metrics["reward/std"] == pytest.approx(others.std(ddof=1), rel=1e-5)
+    np.testing.assert_allclose(iteration.credit_S, credit_B, rtol=1e-4, atol=1e-6)
+    assert iteration.metrics["reward/skipped"] == 2
+    assert iteration.metrics["reward/mean"] == pytest.approx(others.mean(), rel=1e-6)
+    assert iteration.metrics["reward/std"] == pytest.approx(others.std(ddof=1), rel=1e-5)
 
 
 @pytest.mark.parametrize(("parts", "lost"), [(1, 4), (2, 6)])
-def test_a_reward_that_fails_on_more_than_half_ends_the_run(conv_policy, ddim_config, tmp_path, parts, lost):
+def test_a_reward_that_fails_on_more_than_half_ends_the_run(conv_policy, ddim_config, parts, lost):
     # One call for each part of 4, then one for each group of 2 in it, which fail in so many parts.
     calls = []
 
@@ -343,45 +336,42 @@ def test_a_reward_that_fails_on_more_than_half_ends_the_run(conv_policy, ddim_co
     trainer = trainer_of(policy, fails, batch_size=4, scoring={"on_error": "skip-group"})
     if lost > 4:
         with pytest.raises(RewardError, match=r"failed on 6 of 8 samples of iteration 1: too many to leave out\."):
-            collected(trainer, tmp_path)
+            collected(trainer)
     else:
-        assert collected(trainer, tmp_path).metrics["reward/skipped"] == lost
+        assert collected(trainer).metrics["reward/skipped"] == lost
 
 
-def test_a_batch_that_does_not_fit_the_memory_is_halved(conv_policy, ddim_config, tmp_path):
+def test_a_batch_that_does_not_fit_the_memory_is_halved(conv_policy, ddim_config, said):
     def gradient_norm(policy, **changes):
-        said = []
-        trainer = trainer_of(policy, brightness, said.append, samples_per_prompt=1, **changes)
-        (metrics,) = trainer.train(lambda *_: None, tmp_path)
-        weights = torch.cat([parameter.detach().flatten() for parameter in policy.parameters()])
-        return metrics["gradient_norm"], weights, said
+        (metrics,) = all_metrics(trainer_of(policy, brightness, samples_per_prompt=1, **changes))
+        return metrics["gradient_norm"], torch.cat([one.detach().flatten() for one in policy.parameters()])
 
     small, large = conv_policy(ddim_config(), steps=3), conv_policy(ddim_config(), steps=3)
     predict = large.predict
 
-    def out_of_memory(x, timestep_B, conditioning):
+    def out_of_memory(x, time_B, conditioning, *, guided):
         if len(x) > 2 and torch.is_grad_enabled():  # sampling fits, training does not
             raise torch.OutOfMemoryError("tried to allocate")
-        return predict(x, timestep_B, conditioning)
+        return predict(x, time_B, conditioning, guided=guided)
 
     large.predict = out_of_memory
-    expected, expected_weights, silent = gradient_norm(small, batch_size=2)
-    norm, weights, said = gradient_norm(large, batch_size=8)
+    expected, expected_weights = gradient_norm(small, batch_size=2)
+    assert not said()
+    norm, weights = gradient_norm(large, batch_size=8)
     assert norm == pytest.approx(expected, rel=1e-5)
     torch.testing.assert_close(weights, expected_weights, rtol=0, atol=1e-6)  # learning rate 1e-5, AdamW
-    assert not silent
-    assert [text.partition(": ")[2] for text in said] == [
+    assert [text.partition(": ")[2] for text in said()] == [
         f"going on with {rows} samples in a pass; the gradient is the same." for rows in (4, 2)
     ]
     assert set(large.rows_seen[-12:]) == {2}  # 8 samples of 3 steps
 
 
-def test_a_single_sample_that_does_not_fit_is_an_error(conv_policy, ddim_config, tmp_path):
+def test_a_single_sample_that_does_not_fit_is_an_error(conv_policy, ddim_config):
     policy = conv_policy(ddim_config(), steps=3)
 
-    def out_of_memory(x, timestep_B, conditioning):
+    def out_of_memory(x, time_B, conditioning, *, guided):
         raise torch.OutOfMemoryError("tried to allocate")
 
     policy.predict = out_of_memory
     with pytest.raises(DeviceMemoryError, match="does not hold the update of a single sample"):
-        collected(trainer_of(policy, brightness), tmp_path)
+        collected(trainer_of(policy, brightness))

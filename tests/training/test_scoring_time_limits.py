@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ddpo.config.tree import ScoringConfig
+from ddpo.media import Image
 from ddpo.prompts import Prompt
 from ddpo.rewards import load_reward
 from ddpo.training import scoring
@@ -20,11 +21,11 @@ def start(function: Any, **settings: Any) -> Scoring[str]:
     """Return a scoring by `function` with groups of two samples."""
     return Scoring(
         load_reward(function),
+        Image(),
         ScoringConfig(**settings),
         group_size=2,
         device=torch.device("cpu"),
-        check=lambda: None,
-        say=lambda text: None,
+        poll=lambda: None,
     )
 
 

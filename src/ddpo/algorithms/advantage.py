@@ -51,6 +51,11 @@ class Advantage(BaseModel):
         """Whether several samples of one prompt are needed."""
         return self.name in ("group", "leave-one-out")
 
+    def check(self) -> None:
+        """Raise ConfigError when a function of the user's own cannot be loaded."""
+        if is_plugin(self.name):
+            load_object(self.name, "advantage", ConfigError)
+
     def __call__(self, prompts: Sequence[Hashable], reward_S: Array, state: State) -> tuple[Array, State]:
         """Return the advantages `(S,)` of an iteration's samples, clipped, and the state after it (F.3)."""
         advantage_S, state = self._function()(prompts, reward_S, state)

@@ -85,7 +85,7 @@ def with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConf
         tree["updates_per_iteration"] = None  # the former algorithm's
     for keys, value in changes:
         _apply(tree, keys, value)
-    return parse_config(tree)
+    return parse_config(shortened(tree))
 
 
 def _defaults_of_policy(changes: Sequence[tuple[str, Any]]) -> Mapping[str, Any] | None:

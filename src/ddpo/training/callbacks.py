@@ -78,8 +78,8 @@ class StopWhen:
 class OnMain:
     """The user's callbacks: called by the main process, whose wish to stop, or failure, every process hears of."""
 
-    def __init__(self, callbacks: Mapping[str, Callback], coordinator: Coordinator) -> None:
-        """`callbacks` by the names that messages give them."""
+    def __init__(self, callbacks: Sequence[tuple[str, Callback]], coordinator: Coordinator) -> None:
+        """`callbacks` with the names that messages give them."""
         self._callbacks, self._coordinator = callbacks, coordinator
 
     def __call__(self, moment: Moment) -> None:
@@ -89,7 +89,7 @@ class OnMain:
         problem: DDPOError | None = None
         if self._coordinator.runtime.is_main:
             try:
-                for name, callback in self._callbacks.items():
+                for name, callback in self._callbacks:
                     self._call(name, callback, moment)
             except DDPOError as error:
                 problem = error

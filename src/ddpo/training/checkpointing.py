@@ -107,14 +107,9 @@ class Checkpointer:
         """Put a checkpoint into the fresh trainer; return metrics of its last iteration that stand in no file yet.
 
         Raises:
-            CheckpointError: it is of another version, or of another model.
+            CheckpointError: it is of another model, or of another number of processes.
         """
         try:
-            if state["format"] != FORMAT:
-                raise CheckpointError(
-                    f"{checkpoint.folder} has format {state['format']}, this ddpo reads {FORMAT}; go on with the ddpo "
-                    f"that wrote it ({state['versions']['ddpo']})."
-                )
             _restore(self._trainer, checkpoint.folder, state)
             self.best = state["best"]
             unrecorded: Metrics | None = state["unrecorded"]
@@ -123,6 +118,16 @@ class Checkpointer:
             raise
         except (KeyError, ValueError, TypeError, OSError, SafetensorError) as error:
             raise CheckpointError(f"{checkpoint.folder} is not a checkpoint of this run ({error!r}).") from error
+
+
+def check_format(checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
+    """Raise CheckpointError when what a checkpoint holds is of another version."""
+    if state.get("format") != FORMAT:
+        wrote = state["versions"].get("ddpo") if isinstance(state.get("versions"), Mapping) else None
+        raise CheckpointError(
+            f"{checkpoint.folder} has format {state.get('format')}, this ddpo reads {FORMAT}; go on with the ddpo that "
+            f"wrote it ({wrote or 'unknown'})."
+        )
 
 
 def versions() -> dict[str, str]:

@@ -33,13 +33,15 @@ class Given:
     reward: RewardSpec | None = None
     callbacks: Sequence[Callback | str | Mapping[str, Any]] = field(default_factory=tuple)
 
-    def all_callbacks(self, config: TrainConfig) -> dict[str, Callback]:
-        """Return the user's callbacks, those of the configuration first, by names for messages."""
-        found: dict[str, Callback] = {}
+    def all_callbacks(self, config: TrainConfig) -> list[tuple[str, Callback]]:
+        """Return the user's callbacks, those of the configuration first, each with a name for messages."""
+        found: list[tuple[str, Callback]] = []
         for spec in (*config.callbacks, *self.callbacks):
-            named = isinstance(spec, str | Mapping)
-            name = (spec if isinstance(spec, str) else spec["name"]) if named else reference(spec)  # type: ignore[index]
-            found[f"{name}"] = load_callback(spec) if isinstance(spec, str | Mapping) else spec
+            if isinstance(spec, str | Mapping):
+                name = spec if isinstance(spec, str) else spec.get("name")
+                found.append((str(name), load_callback(spec)))
+            else:
+                found.append((reference(spec), spec))
         return found
 
     def check(self, config: TrainConfig) -> None:
@@ -81,7 +83,7 @@ def sort_out(
     if _is_plain(prompts):
         named["prompts"], prompts = (str(prompts) if isinstance(prompts, Path) else prompts), None
     for key, value in (("model", model), ("policy", policy), ("reward", reward)):
-        if isinstance(value, str | Path | Mapping):
+        if _has_name(value):
             named[key] = str(value) if isinstance(value, Path) else value
     given = Given(
         policy=None if "policy" in named else policy,
@@ -99,6 +101,11 @@ def sort_out(
     if config is None and (given.policy is not None or given.pipeline is not None):
         defaults = getattr(given.policy, "defaults", {})
     return load_config(config, settings=named, defaults=defaults), given
+
+
+def _has_name(spec: object) -> bool:
+    """Return whether a configuration can hold what was given; not a mapping with a function in it."""
+    return isinstance(spec, str | Path) or (isinstance(spec, Mapping) and _is_value(spec))
 
 
 def _is_plain(prompts: PromptSpec | None) -> bool:
@@ -156,6 +163,6 @@ def _recorded(source: PromptSource) -> object:
 def _is_value(value: object) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_value, value))
-    if isinstance(value, dict):
-        return all(map(_is_value, value.values()))
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_value(inner) for key, inner in value.items())
     return value is None or isinstance(value, str | int | float)

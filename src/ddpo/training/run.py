@@ -24,7 +24,7 @@ from ddpo.runtime.plugins import load_object
 from ddpo.runtime.processes import Runtime
 from ddpo.runtime.signals import StopRequest
 from ddpo.training.callbacks import Callback
-from ddpo.training.checkpointing import other_versions
+from ddpo.training.checkpointing import check_format, other_versions
 from ddpo.training.given import Given, repeatable, sort_out
 from ddpo.training.run_loop import RunLoop, TrainResult
 from ddpo.training.trainer import Trainer
@@ -134,6 +134,8 @@ class _Start:
         self._trained = load_reward(config.reward if given.reward is None else given.reward)
         self._measured = [load_reward(spec) for spec in config.evaluation.rewards]
         self._source = load_prompts(config.prompts) if given.prompts is None else given.prompts
+        if config.algorithm.uses_advantages:
+            config.advantage.check()
         self._callbacks = given.all_callbacks(config)
         self._medium = _medium_of(config, given)
         self._check_media(self._medium)
@@ -171,6 +173,7 @@ class _Start:
             folder = RunFolder(self._config.output)
             with folder.locked() if self._runtime.is_main else nullcontext():
                 state = checkpoint.state()
+                check_format(checkpoint, state)
                 self._check_state(state, allow_config_change)
                 trainer, evaluator, before = self._load()
                 run = self._loop(trainer, evaluator, folder)

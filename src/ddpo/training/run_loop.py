@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,9 +64,9 @@ class RunLoop:
         evaluator: Evaluator,
         folder: RunFolder,
         display: Display,
-        callbacks: Mapping[str, Callback] | None = None,
+        callbacks: Sequence[tuple[str, Callback]] = (),
     ) -> None:
-        """`callbacks` are the user's, by the names that messages give them."""
+        """`callbacks` are the user's, with the names that messages give them."""
         self.config, self.trainer, self.evaluator = config, trainer, evaluator
         self.folder, self.display = folder, display
         self.writes = trainer.runtime.is_main
@@ -74,7 +74,7 @@ class RunLoop:
         self.callbacks: list[Callback] = [
             lambda moment: trainer.runtime.track(moment.metrics),
             StopWhen(config.stop_when),
-            OnMain(callbacks or {}, trainer.coordinator),
+            OnMain(callbacks, trainer.coordinator),
             SaveCheckpoints(self.checkpointer, config.checkpoint_every, config.keep_best, display.phase),
         ]
         self.metrics: list[Metrics] = []

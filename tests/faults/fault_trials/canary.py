@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from quiet_runs import resume, train
 from reward_servers import ScriptedServer
 from tiny_clip import save_clip
 from tiny_pipeline import build_pipeline
@@ -27,7 +28,6 @@ from ddpo.prompts import load_prompts
 from ddpo.rewards import load_reward, score
 from ddpo.runs.checkpoints import CHECKSUMS, Checkpoints
 from ddpo.runtime.errors import DDPOError
-from ddpo.training.run import resume, train
 from fault_trials.refusals import flaw_of_ending, flaw_of_refusal, no_model_may_load, run_here
 from fault_trials.registry import Cases, trial
 

@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from quiet_runs import resume, train
 from tiny_run import Signalling, difference, save_model, tiny_run
 
 from ddpo.runs.checkpoints import CHECKSUMS, STATE, Checkpoint, Checkpoints
 from ddpo.runs.folder import RunFolder
-from ddpo.training.run import resume, train
 from fault_trials.refusals import Reached, flaw_of_ending, no_model_may_load, run_here
 from fault_trials.registry import Cases, trial
 

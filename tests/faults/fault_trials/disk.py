@@ -12,13 +12,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
+from quiet_runs import resume, train
 from tiny_run import Signalling, difference, save_model, tiny_run
 
 from ddpo.report.progress import QuietDisplay
 from ddpo.runs.checkpoints import Checkpoints
 from ddpo.runs.folder import RunFolder
 from ddpo.runtime.errors import CheckpointError, RunFolderError
-from ddpo.training.run import resume, train
 from fault_trials.refusals import flaw_of, flaw_of_ending, run_here
 from fault_trials.registry import Cases, trial
 

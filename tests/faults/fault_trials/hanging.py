@@ -8,15 +8,11 @@ from typing import Any
 from unittest import mock
 
 import torch
+from iterations import collected, trainer_of
 from mixture import position
 from torch import Tensor
 
-from ddpo.config import parse_config
-from ddpo.prompts import from_list
-from ddpo.rewards import load_reward
 from ddpo.runtime.errors import RewardError
-from ddpo.runtime.processes import Runtime
-from ddpo.training.experience import Experience
 from ddpo.training.trainer import Trainer
 from fault_trials.refusals import flaw_of
 from fault_trials.registry import Cases, trial
@@ -38,7 +34,8 @@ TIMEOUT = 1.0
 )
 def hanging_rewards(size: int, folder: Path) -> Cases:
     """Hang on each of `size` samples in turn: once, and for ever; with every `on_error`, on one thread and on two."""
-    drawn, scores = _undisturbed(folder)
+    del folder
+    drawn, scores = _undisturbed()
     with mock.patch("ddpo.training.scoring.FIRST_PAUSE", 0.0):
         for index in range(size):
             sample = (5 + index) % SAMPLES
@@ -48,7 +45,7 @@ def hanging_rewards(size: int, folder: Path) -> Cases:
                     scoring = {"on_error": on_error, "retries": 1, "timeout": TIMEOUT, "workers": workers}
                     trainer = _trainer(hanging, scoring)
                     case = f"sample {sample}, {times} times, {on_error}, {workers} threads"
-                    yield case, _lost(trainer, hanging, sample, scores, folder)
+                    yield case, _lost(trainer, hanging, sample, scores)
                     hanging.release.set()
 
 
@@ -79,17 +76,10 @@ def _trainer(reward: Any, scoring: dict[str, Any]) -> Trainer:
         "algorithm": "ddpo-sf",
         "scoring": scoring,
     }
-    source = from_list(["up", "down", "left", "right"])
-    return Trainer(parse_config(settings), toy_policy(), load_reward(reward), source, Runtime(device="cpu", threads=1))
+    return trainer_of(toy_policy(), reward, ["up", "down", "left", "right"], settings)
 
 
-def _collected(trainer: Trainer, folder: Path) -> Experience:
-    experience = trainer.collector.begin(1, folder / "scratch")
-    trainer.collector.collect(experience, lambda *_: None)
-    return experience
-
-
-def _undisturbed(folder: Path) -> tuple[list[Tensor], list[float]]:
+def _undisturbed() -> tuple[list[Tensor], list[float]]:
     """Return the pictures of the iteration, as a reward sees them, and their scores."""
     drawn: list[Tensor] = []
 
@@ -97,15 +87,14 @@ def _undisturbed(folder: Path) -> tuple[list[Tensor], list[float]]:
         drawn.extend(images)
         return position(images, prompts, metadata)
 
-    experience = _collected(_trainer(seeing, {}), folder)
-    return drawn, experience.scores["seeing"]
+    return drawn, collected(_trainer(seeing, {})).scores["seeing"]
 
 
-def _lost(trainer: Trainer, hanging: _Hanging, sample: int, scores: list[float], folder: Path) -> str | None:
+def _lost(trainer: Trainer, hanging: _Hanging, sample: int, scores: list[float]) -> str | None:
     on_error = trainer.config.scoring.on_error
     ends = on_error == "stop" or (on_error == "retry" and hanging.times > 1)
     try:
-        experience = _collected(trainer, folder)
+        iteration = collected(trainer)
     except RewardError as error:
         first = sample // BATCH * BATCH
         named = f"samples {first} to {first + BATCH - 1} within {TIMEOUT:g} s" in str(error)
@@ -114,9 +103,9 @@ def _lost(trainer: Trainer, hanging: _Hanging, sample: int, scores: list[float],
         return "the run went on"
     left_out = sample // GROUP if on_error == "skip-group" else None
     kept = [index for index in range(SAMPLES) if index // GROUP != left_out]
-    (found,) = experience.scores.values()
+    (found,) = iteration.scores.values()
     if [found[index] for index in kept] != [scores[index] for index in kept]:
         return f"scores are {found}, not {scores}"
-    assert experience.credit_B is not None
-    counted = experience.credit_B.nonzero().flatten().tolist()
+    assert iteration.credit_S is not None
+    counted = iteration.credit_S.nonzero()[0].tolist()
     return None if counted == kept else f"the samples {counted} have an advantage, not {kept}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from quiet_runs import resume, train, train_or_resume
 from tiny_run import Signalling, difference, save_model, tiny_run
 
 from ddpo.algorithms import DDPOImportanceSampling
@@ -17,7 +18,6 @@ from ddpo.config import TrainConfig
 from ddpo.report.progress import QuietDisplay
 from ddpo.runs.checkpoints import Checkpoints
 from ddpo.runs.folder import RunFolder
-from ddpo.training.run import resume, train, train_or_resume
 from fault_trials.processes import forked
 from fault_trials.registry import Cases, trial
 

@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from iterations import trainer_of
 from mixture import TIMESTEPS, MixturePolicy, position
 from torch import Tensor
 
-from ddpo.config import parse_config
-from ddpo.prompts import from_list
-from ddpo.rewards import load_reward
 from ddpo.runtime.errors import DivergenceError
-from ddpo.runtime.processes import Runtime
-from ddpo.training.experience import Metrics, Trajectories
+from ddpo.training.iteration import Metrics
 from ddpo.training.trainer import Trainer
 from fault_trials.refusals import flaw_of
 from fault_trials.registry import Cases, trial
@@ -71,9 +68,9 @@ class Disturbance:
         policy, predict, calls = _policy(trainer), _policy(trainer).predict, list[int]()
         size = trainer.config.batch_size
 
-        def predicted(x: Tensor, timestep_B: Tensor, conditioning: Any) -> Tensor:
-            prediction = predict(x, timestep_B, conditioning)
-            if not torch.is_grad_enabled() and int(timestep_B[0]) == self.timestep:
+        def predicted(x: Tensor, time_B: Tensor, conditioning: Any, *, guided: bool) -> Tensor:
+            prediction = predict(x, time_B, conditioning, guided=guided)
+            if not torch.is_grad_enabled() and int(time_B[0]) == self.timestep:
                 calls.append(1)
                 if len(calls) == 1 + self.sample // size:
                     self._set(prediction, slice(self.sample % size, self.sample % size + 1))
@@ -91,12 +88,8 @@ class Disturbance:
 
     def stored(self, trainer: Trainer) -> None:
         """In one sample, after it was drawn and scored."""
-        assert trainer.experience is not None
-        samples = trainer.experience.samples
-        rows = samples.joined().states if isinstance(samples, Trajectories) else torch.cat(samples._parts)
-        self._set(rows, slice(self.sample, self.sample + 1))
-        if not isinstance(samples, Trajectories):
-            samples._parts[:] = [rows]
+        assert trainer.iteration is not None
+        self._set(trainer.iteration.trajectory().states, slice(self.sample, self.sample + 1))
         self.says += [f"the loss is not finite for sample {self.sample}, prompt", "no weight was changed"]
 
     def prediction(self, trainer: Trainer) -> None:
@@ -119,12 +112,12 @@ class Disturbance:
     def _once_with_gradient(self, trainer: Trainer, spoil: Callable[[Tensor, Tensor, int], Tensor]) -> None:
         policy, predict = _policy(trainer), _policy(trainer).predict
 
-        def predicted(x: Tensor, timestep_B: Tensor, conditioning: Any) -> Tensor:
-            prediction = predict(x, timestep_B, conditioning)
+        def predicted(x: Tensor, time_B: Tensor, conditioning: Any, *, guided: bool) -> Tensor:
+            prediction = predict(x, time_B, conditioning, guided=guided)
             if self.done or not torch.is_grad_enabled():
                 return prediction
             self.done = True
-            return spoil(prediction, timestep_B, self.place % len(x))
+            return spoil(prediction, time_B, self.place % len(x))
 
         policy.predict = predicted  # type: ignore[method-assign]
 
@@ -160,23 +153,24 @@ PASSING = ("a prediction", "the gradient of a pair")
 )
 def not_finite(size: int, folder: Path) -> Cases:
     """Each value in each thing of each algorithm, at `size` samples and timesteps and in the first or last update."""
+    del folder
     for algorithm in ALGORITHMS:
         for place in range(size):
             place_here = 7 * place + 3  # 7 and the 20 timesteps have no common divisor
             for name, value in VALUES.items():
                 for what, disturb in {**BEFORE, **DURING}.items():
-                    run = _Run(algorithm, Disturbance(value, place_here), folder)
+                    run = _Run(algorithm, Disturbance(value, place_here))
                     case = f"{algorithm}, {name} in {what}, place {place_here}"
                     yield case, run.lost_by_stopping(disturb, before=what in BEFORE)
                 for what in PASSING:
-                    run = _Run(algorithm, Disturbance(value, place_here), folder, on_nonfinite="skip")
+                    run = _Run(algorithm, Disturbance(value, place_here), on_nonfinite="skip")
                     yield f"{algorithm}, {name} in {what}, place {place_here}, skipped", run.lost_by_skipping(what)
 
 
 class _Run:
     """Three iterations, the second of them disturbed."""
 
-    def __init__(self, algorithm: str, disturbance: Disturbance, folder: Path, **changes: Any) -> None:
+    def __init__(self, algorithm: str, disturbance: Disturbance, **changes: Any) -> None:
         settings = {
             "samples_per_iteration": len(PROMPTS),
             "batch_size": 4,
@@ -184,11 +178,9 @@ class _Run:
             "advantage": "batch",
             "learning_rate": 1e-3,
         }
-        config = parse_config(settings | ALGORITHMS[algorithm] | changes)
-        runtime = Runtime(device="cpu", threads=1)
-        self._trainer = Trainer(config, toy_policy(), load_reward(position), from_list(PROMPTS), runtime)
-        self._disturbance, self._folder = disturbance, folder
-        self._at = disturbance.place % 2 * (config.updates - 1)
+        self._trainer = trainer_of(toy_policy(), position, PROMPTS, settings | ALGORITHMS[algorithm] | changes)
+        self._disturbance = disturbance
+        self._at = disturbance.place % 2 * (self._trainer.config.updates - 1)
         """Updates of the iteration that are made before."""
         self._states: list[dict[str, Tensor]] = []
         """Weights and moments before each update of the disturbed iteration, and behind the last."""
@@ -233,7 +225,7 @@ class _Run:
                     self._states[-1] = self._state()
 
         made = []
-        for metrics in self._trainer.train(progress, self._folder / "scratch"):
+        for metrics in self._trainer.train(progress):
             made.append(metrics)
             if before and self._trainer.finished == ITERATION - 1:
                 disturb(self._disturbance, self._trainer)
@@ -251,13 +243,13 @@ class _Run:
 
     @property
     def _prompts(self) -> list[str]:
-        assert self._trainer.experience is not None
-        return self._trainer.experience.texts
+        assert self._trainer.iteration is not None
+        return [prompt.text for prompt in self._trainer.iteration.prompts]
 
     def _state(self) -> dict[str, Tensor]:
         """Return copies of the weights and the optimizer's moments."""
         weights = _policy(self._trainer).weights
-        moments = self._trainer.updater.optimizer.state[weights]
+        moments = self._trainer.optimizer.state[weights]
         return {"weights": weights.detach().clone()} | {name: value.clone() for name, value in moments.items()}
 
 

@@ -113,5 +113,5 @@ def no_model_may_load() -> Iterator[None]:
     def reached(*_: Any, **__: Any) -> None:
         raise Reached("a model was loaded")
 
-    with mock.patch.object(StableDiffusionPolicy, "load", reached):
+    with mock.patch.object(StableDiffusionPolicy, "from_source", reached):
         yield

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from quiet_runs import resume, train
 from tiny_run import by_content, difference, save_model, tiny_run
 
 from ddpo.report.progress import QuietDisplay
 from ddpo.runs.checkpoints import Checkpoints
 from ddpo.runs.folder import RunFolder
 from ddpo.runtime.errors import CheckpointError
-from ddpo.training.run import resume, train
 from fault_trials.registry import Cases, trial
 
 EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "shutil.rmtree")
