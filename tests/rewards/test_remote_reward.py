@@ -17,7 +17,8 @@ from ddpo.media import Image
 from ddpo.rewards import load_reward, score, to_uint8, without_token
 from ddpo.rewards.remote.pictures import open_png, pixels_of, to_png
 from ddpo.runtime.errors import RewardError
-from ddpo.training.given import Given, repeatable, train
+from ddpo.training.given import Given, repeatable
+from ddpo.training.run import train
 
 PROMPTS = ["a cat", "a dog", "a horse", "a cat", "a fox", "a bear", "a rabbit"]
 METADATA = [{"animal": prompt.split()[-1]} for prompt in PROMPTS]

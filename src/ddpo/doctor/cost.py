@@ -126,7 +126,7 @@ def _memory(config: TrainConfig, steps_with_likelihood: int, figures: Figures, p
     half, trained = config.precision != "fp32", _FLOAT32 * figures.trained
     number_bytes = _FLOAT32 // (2 if half else 1)
     D, embedding = math.prod(figures.sample_shape), math.prod(figures.embedding_shape)
-    # Trajectory: T + 1 states, L means and log-probabilities; and an embedding of each prompt and, with guidance, of "".
+    # Trajectory: T + 1 states, L means and log-probabilities; and an embedding of each prompt and of "".
     L, samples = steps_with_likelihood, config.samples_per_iteration
     trajectory = _FLOAT32 * ((config.sampler.steps + 1 + L) * D + L)
     drawn = min(prompts, samples // config.samples_per_prompt) + _branches(config) - 1
