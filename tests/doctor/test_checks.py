@@ -15,9 +15,11 @@ import torch
 from reward_servers import real_server
 
 from ddpo.config import load_config
+from ddpo.core.kernel import ddim
 from ddpo.doctor import checks
 from ddpo.doctor.checks import examine, judge, look_at_packages
 from ddpo.doctor.rehearsal import Rehearsal, in_small, last_steps, rehearse
+from ddpo.policies.schedule import read_schedule
 from ddpo.policies.stable_diffusion import StableDiffusionPolicy
 from ddpo.prompts import load_prompts
 from ddpo.runtime.errors import ReplayError
@@ -145,28 +147,24 @@ def test_a_rehearsal_sees_a_replay_that_is_not_exact(tiny_config, monkeypatch):
     assert exact.tolerance == pytest.approx(0.164 / 256)
     assert exact.gradient_norm > 0
     assert min(exact.rollout_seconds, exact.decode_seconds, exact.update_seconds) > 0
-    step, calls = StableDiffusionPolicy.step, []
+    predict, calls = StableDiffusionPolicy.predict, []
 
-    def drifting(self, *arguments):
+    def drifting(self, *arguments, **options):
         calls.append(1)
-        gaussian = step(self, *arguments)
-        return replace(gaussian, mean=gaussian.mean + 1e-3 * len(calls))
+        return predict(self, *arguments, **options) + 1e-2 * len(calls)
 
-    monkeypatch.setattr(StableDiffusionPolicy, "step", drifting)
+    monkeypatch.setattr(StableDiffusionPolicy, "predict", drifting)
     with pytest.raises(ReplayError, match="off by"):
         rehearse(config, load_prompts(config.prompts), runtime)
 
 
 def test_the_rehearsed_steps_are_the_last_with_a_likelihood(ddim_config):
-    from ddpo.core.forward_process import NoiseSchedule
-    from ddpo.core.kernel import Sampler
-
     # 50 of 1000 steps with an offset of 1 end at 21 and 1; a deterministic last one is left out
     for final, expected in ((False, [21, 1]), (True, [41, 21])):
-        sampler = Sampler.create(NoiseSchedule.from_config(ddim_config(set_alpha_to_one=final)), "ddim", 50, 1.0)
-        short = last_steps(sampler, 2)
-        assert short.grid.timestep_T.tolist() == expected
-        assert torch.equal(short.std_T, sampler.std_T[-2:] if not final else sampler.std_T[-3:-1])
+        kernel = ddim(read_schedule(ddim_config(set_alpha_to_one=final)), 50)
+        short = last_steps(kernel, 2)
+        assert short.time_T.tolist() == expected
+        assert torch.equal(short.std_T, kernel.std_T[-2:] if not final else kernel.std_T[-3:-1])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import torch
 
 from ddpo import train
 from ddpo.config import load_config, parse_config
-from ddpo.core.rollout import rollout
+from ddpo.core.prompt import Prompt
+from ddpo.core.rollout import denoising_step, rollout
 from ddpo.doctor import dry_run
 from ddpo.doctor.architecture import Architecture, find_architecture, known_architectures
 from ddpo.doctor.cost import make_plan
@@ -226,12 +227,13 @@ class TestAgainstARealRun:
 
     @pytest.mark.parametrize("rank", [None, 2])
     def test_bytes(self, tiny_config, rank):
-        settings = tiny_config(precision="fp32", lora={"rank": rank})
+        settings = tiny_config(precision="fp32", lora={"rank": rank}, prompts=["a cat", "a dog"])
         memory = prepare(settings).plan.memory
         policy = load_policy(settings, torch.device("cpu"))
-        conditioning = policy.encode(["a cat"] * 8)
+        conditioning = policy.encode([Prompt("a cat"), Prompt("a dog")] * 4)
         drawn = rollout(policy, conditioning, range(8), batch_size=4)
-        tensors = [*drawn.conditioning.values(), drawn.states, drawn.means, drawn.log_prob_BL]
+        rows, shared = drawn.conditioning.rows.values(), drawn.conditioning.shared.values()
+        tensors = [*rows, *shared, drawn.states, drawn.means, drawn.log_prob_BL]
         assert memory["stored samples"] == sum(tensor.nbytes for tensor in tensors)
         pipeline = policy.pipeline
         parts = pipeline.unet, pipeline.vae, pipeline.text_encoder
@@ -240,9 +242,7 @@ class TestAgainstARealRun:
 
         kept = {}
         with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(id(t), t), lambda t: t):
-            policy.step(
-                drawn.states[:4, 0], torch.zeros(4, dtype=torch.int64), {k: v[:4] for k, v in conditioning.items()}
-            )
+            denoising_step(policy, drawn.states[:4, 0], torch.zeros(4, dtype=torch.int64), conditioning.take(slice(4)))
         weights = {p.untyped_storage().data_ptr() for p in pipeline.unet.parameters()}
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept.values()}
         real = sum(size for place, size in storages.items() if place not in weights)

@@ -70,8 +70,6 @@ def test_a_healthy_run_has_no_finding(healthy):
         ("The rewards do not differ", {"reward__std": 0.0}),
         ("Updates hit the clip", {"clip_fraction": 0.7}),
         ("The replay is barely exact enough", {"ratio__max_error_at_start": 5e-5}),
-        ("The gradient explodes", {"gradient_norm": lambda iteration: 2.0**iteration}),
-        ("Every gradient is cut", {"gradient_norm": 30.0}),
         ("Updates are left out", {"updates_skipped": 1}),
         ("The reward collapsed", {"reward__mean": lambda iteration: -abs(iteration - 12) / 12}),
     ],

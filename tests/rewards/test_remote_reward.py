@@ -17,7 +17,8 @@ from ddpo.media import Image
 from ddpo.rewards import load_reward, score, to_uint8, without_token
 from ddpo.rewards.remote.pictures import open_png, pixels_of, to_png
 from ddpo.runtime.errors import RewardError
-from ddpo.training.run import repeatable, train
+from ddpo.training.given import Given, repeatable
+from ddpo.training.run import train
 
 PROMPTS = ["a cat", "a dog", "a horse", "a cat", "a fox", "a bear", "a rabbit"]
 METADATA = [{"animal": prompt.split()[-1]} for prompt in PROMPTS]
@@ -127,7 +128,7 @@ def test_a_token_is_sent_and_never_written_down(images, tiny_config, monkeypatch
         monkeypatch.setenv("DDPO_REWARD_TOKEN", "sesame")
         assert score(load_reward(url), Image(), images, PROMPTS, METADATA).tolist() == expected
     config = tiny_config(reward=spec, evaluation={"rewards": [spec, "judge"]})
-    assert "sesame" not in repeatable(config, None, None).to_yaml()
+    assert "sesame" not in repeatable(config, Given()).to_yaml()
     assert without_token(spec) == {"name": "remote", "url": url}
 
 

@@ -64,7 +64,7 @@ def make_plan(config: TrainConfig, *, prompts: int, steps_with_likelihood: int, 
     return replace(
         plan,
         flops=_flops(config, plan, figures),
-        memory=_memory(config, steps_with_likelihood, figures),
+        memory=_memory(config, steps_with_likelihood, figures, prompts),
         result_bytes=_FLOAT32 * figures.trained,
     )
 
@@ -121,22 +121,22 @@ def _training(config: TrainConfig, steps_with_likelihood: int) -> tuple[int, Pas
     return updates * pairs, Passes(passes, passes * batch * branches)
 
 
-def _memory(config: TrainConfig, steps_with_likelihood: int, figures: Figures) -> dict[str, int]:
+def _memory(config: TrainConfig, steps_with_likelihood: int, figures: Figures, prompts: int) -> dict[str, int]:
     """Return the estimate; in half precision a number of frozen weights and of activations takes 2 bytes."""
     half, trained = config.precision != "fp32", _FLOAT32 * figures.trained
     number_bytes = _FLOAT32 // (2 if half else 1)
     D, embedding = math.prod(figures.sample_shape), math.prod(figures.embedding_shape)
-    # Trajectory: T + 1 states, L means and log-probabilities, embeddings of prompt and, with guidance, of "".
-    L = steps_with_likelihood
-    trajectory = _FLOAT32 * ((config.sampler.steps + 1 + L) * D + L + embedding * _branches(config))
-    samples = config.samples_per_iteration
+    # Trajectory: T + 1 states, L means and log-probabilities; and an embedding of each prompt and of "".
+    L, samples = steps_with_likelihood, config.samples_per_iteration
+    trajectory = _FLOAT32 * ((config.sampler.steps + 1 + L) * D + L)
+    drawn = min(prompts, samples // config.samples_per_prompt) + _branches(config) - 1
     if not config.algorithm.needs_steps:
         samples = min(samples, (1 + config.scoring.workers) * config.batch_size)  # being drawn and being scored
     rows = config.batch_size * _trained_branches(config)
     parts = {
         "weights": trained + _FLOAT32 * figures.text_encoder + number_bytes * figures.frozen,
         "optimizer": 3 * trained,  # gradients and AdamW's two moments
-        "stored samples": samples * trajectory,
+        "stored samples": samples * trajectory + _FLOAT32 * drawn * embedding,
         "activations": rows * figures.activation_bytes * number_bytes // _FLOAT32 + (trained // 2 if half else 0),
     }
     return parts | {"together": sum(parts.values())}
