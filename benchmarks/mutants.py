@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import shutil
 import sys
 import tempfile
 import time
@@ -16,13 +15,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 import yaml
 
-from forked_tests import first_failure
+from forked_tests import copied, first_failure
 
 HERE = Path(__file__).parent
-COPIED = ("src", "tests", "pyproject.toml", "README.md", "docs", "examples")
 
 
 @dataclass(frozen=True)
@@ -50,24 +49,31 @@ def wanted(names: str) -> list[Mutant]:
     return [mutants[name] for name in chosen]
 
 
-def copied(source: Path, target: Path) -> Path:
-    """Copy what the tests need; compiled files come along and save time."""
-    for name in COPIED:
-        copy = shutil.copytree if (source / name).is_dir() else shutil.copy2
-        copy(source / name, target / name)
-    return target
+def passes(roots: SimpleQueue[Path], tests: str, limit: float) -> None:
+    """Raise SystemExit unless these tests pass without any mutant."""
+    root = roots.get()
+    try:
+        failed = first_failure(root, tests, limit)
+    finally:
+        roots.put(root)
+    if failed:
+        raise SystemExit(f"without any mutant, {failed} of '{tests}' fails")
 
 
-def killer(root: Path, mutant: Mutant, limit: float) -> str | None:
-    """Return the test that fails once the package in `root` has become the mutant, None if it survives."""
-    with tempfile.TemporaryDirectory(prefix="ddpo-mutant-") as folder:
-        file = copied(root, Path(folder)) / "src" / "ddpo" / mutant.file
-        file.write_text(file.read_text("utf-8").replace(mutant.old, mutant.new), "utf-8")
-        try:
-            found, why = first_failure(Path(folder), mutant.tests, limit), ""
-        except RuntimeError as error:
-            found, why = None, f" ({error})"
-    print(f"{mutant.name}: {f'killed by {found}' if found else f'SURVIVED{why}'}", file=sys.stderr, flush=True)
+def killer(roots: SimpleQueue[Path], mutant: Mutant, limit: float) -> str | None:
+    """Return the test that fails once a copy of the package has become the mutant, None if it survives."""
+    root = roots.get()
+    file = root / "src" / "ddpo" / mutant.file
+    text, times = file.read_text("utf-8"), file.stat()
+    file.write_text(text.replace(mutant.old, mutant.new), "utf-8")
+    try:
+        found, why = first_failure(root, mutant.tests, limit, keep_compiled=False), ""
+    except RuntimeError as error:
+        found, why = None, f" ({error})"
+    file.write_text(text, "utf-8")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # what was compiled of it counts again
+    roots.put(root)
+    print(f"{mutant.name}: {f'killed by {found}' if found else 'SURVIVED' + why}", file=sys.stderr, flush=True)
     return found
 
 
@@ -86,7 +92,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="names, separated by commas; default: all")
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
-    parser.add_argument("--limit", type=float, default=180, help="seconds for the tests of one mutant")
+    parser.add_argument("--limit", type=float, default=180, help="seconds for the tests of a mutant")
     parser.add_argument("--machine", default="unnamed", help="kind of machine, for the name of the result")
     parser.add_argument("--date", default=time.strftime("%Y-%m-%d"), help="for the name of the result")
     parser.add_argument("--output", type=Path, default=HERE / "results")
@@ -94,11 +100,11 @@ def main(arguments: Sequence[str]) -> None:
     mutants = wanted(chosen.only)
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory(prefix="ddpo-mutants-") as folder, ThreadPoolExecutor(chosen.jobs) as threads:
-        root = copied(HERE.parent, Path(folder))
-        for tests in sorted({one.tests for one in mutants}):
-            if failed := first_failure(root, tests, chosen.limit):
-                raise SystemExit(f"without any mutant, {failed} of '{tests}' fails")
-        killers = list(threads.map(lambda one: killer(root, one, chosen.limit), mutants))
+        roots: SimpleQueue[Path] = SimpleQueue()
+        for job in range(chosen.jobs):
+            roots.put(copied(HERE.parent, Path(folder, str(job))))
+        list(threads.map(lambda tests: passes(roots, tests, chosen.limit), sorted({one.tests for one in mutants})))
+        killers = list(threads.map(lambda one: killer(roots, one, chosen.limit), mutants))
     head = [f"# Mutants: {chosen.machine}, {chosen.date}", ""]
     head += [f"{time.monotonic() - start:.0f} s, {chosen.jobs} at a time, Python {platform.python_version()}."]
     target = chosen.output / f"{chosen.date}-{chosen.machine}-mutants.md"
