@@ -142,6 +142,20 @@ def test_every_update_and_epoch_has_pairs_of_its_own_and_the_same_again(policy, 
     assert drawn(iteration=2) != first
 
 
+def test_an_update_holds_samples_from_anywhere(policy, trajectory):
+    # In the order they were drawn, neighbours, often of one prompt, would always be together.
+    drawn = [
+        set(pairs.sample_N.tolist())
+        for iteration in (1, 2, 3)
+        for pairs in DDPOImportanceSampling().minibatches(
+            policy, experience(trajectory, iteration=iteration), settings(4)
+        )
+    ]
+    assert {len(samples) for samples in drawn} == {4}
+    assert len({tuple(sorted(samples)) for samples in drawn}) == 12
+    assert sum(max(samples) - min(samples) == 3 for samples in drawn) <= 1
+
+
 def test_a_process_trains_on_its_part_of_the_credit(policy, trajectory):
     credit_S = np.arange(2.0 * SAMPLES)
     [pairs] = DDPOScoreFunction().minibatches(policy, experience(trajectory, credit_S, first=SAMPLES), settings())
