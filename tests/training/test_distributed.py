@@ -31,10 +31,10 @@ WORKER = textwrap.dedent(
 )
 
 
-def in_two_processes(config, folder, port):
+def in_two_processes(config, folder):
     """Return what `WORKER` wrote in each of two processes that train `config` together."""
     (folder / "worker.py").write_text(WORKER)
-    launch = ["torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [sys.executable, "-m", *launch, "worker.py", config, "together"],
         cwd=folder, capture_output=True, text=True, timeout=300, check=False,
@@ -52,7 +52,7 @@ def test_two_processes_make_the_run_of_one(tiny_config, tmp_path):
     (tmp_path / "mine.py").write_text("def stop(moment):\n    if moment.iteration == 2:\n        moment.stop('here')\n")
     callbacks = [f"{tmp_path / 'mine.py'}:stop"]
     alone = train(tiny_config(updates_per_iteration=1, lora={"rank": 2}, iterations=9, callbacks=callbacks))
-    results = in_two_processes(alone.folder.config, tmp_path, 29561)
+    results = in_two_processes(alone.folder.config, tmp_path)
     assert [len(each["metrics"]) for each in results] == [2, 2]
     for ours, theirs in zip(alone.metrics, results[0]["metrics"], strict=True):
         for name in ("reward/mean", "reward/standard_error", "gradient_norm", "kl/step"):
@@ -64,7 +64,7 @@ def test_a_process_that_keeps_no_sample_of_a_regression_takes_part(tiny_config, 
     algorithm = {"name": "rwr-sparse", "percentile": 0.95, "reweighting": "dataset", "samples_per_update": 8}
     alone = train(tiny_config(algorithm=algorithm, updates_per_iteration=3, lora={"rank": 2}))
     assert alone.metrics[0]["weight/kept"] == 1 / 8
-    results = in_two_processes(alone.folder.config, tmp_path, 29563)
+    results = in_two_processes(alone.folder.config, tmp_path)
     assert results[0]["metrics"][0]["weight/effective_samples"] == 1
     assert results[0]["metrics"][0]["gradient_norm"] > 0
 
@@ -134,7 +134,7 @@ def test_a_reward_that_fails_in_one_process_ends_all_with_its_message(
     )
     config = tiny_config(reward=f"{tmp_path / 'my.py'}:reward", output=None, samples_per_iteration=samples)
     (tmp_path / "config.yaml").write_text(config.to_yaml())
-    launch = ["torch.distributed.run", "--nproc-per-node=2", "--master-port=29562", "-m", "ddpo"]
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ddpo"]
     done = subprocess.run(
         [sys.executable, "-m", *launch, "train", "config.yaml", "--output", "out"],
         cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,

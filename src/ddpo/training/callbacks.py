@@ -61,6 +61,7 @@ class StopWhen:
     def __init__(self, conditions: Sequence[str]) -> None:
         self._conditions = [parse_condition(condition) for condition in conditions]
         self._seen: set[str] = set()
+        self._warned: set[str] = set()
 
     def __call__(self, moment: Moment) -> None:
         """Look at the iteration's metrics."""
@@ -68,7 +69,8 @@ class StopWhen:
         for condition in self._conditions:
             if condition.holds(moment.metrics):
                 moment.stop(f"{condition} ({moment.metrics[condition.metric]:.4g})")
-            elif moment.evaluation is not None and condition.metric not in self._seen:
+            elif moment.evaluation is not None and condition.metric not in self._seen | self._warned:
+                self._warned.add(condition.metric)
                 hint = nearest(condition.metric, self._seen)
                 log.warning(
                     "stop_when: nothing measures '%s', so '%s' never holds.%s", condition.metric, condition, hint

@@ -168,7 +168,11 @@ class Trainer:
     def _give_credit(self, iteration: Iteration) -> None:
         """Turn the rewards of all processes' samples into advantages or weights (F.3, C.2)."""
         prompts = self._drawn_prompts(iteration.number)
-        rewards = gather_rewards(iteration, prompts, self.reward, self.config, self.runtime)
+        try:
+            rewards = gather_rewards(iteration, prompts, self.reward, self.config, self.runtime)
+        except RewardError:
+            self.forget_iteration()  # its missing scores would be refused again, whatever is mended
+            raise
         credit_K, self.state, metrics = self.algorithm.credit(
             rewards.texts, rewards.reward_K, self.state, self.settings
         )
