@@ -67,6 +67,7 @@ def first_failure(root: Path, tests: str, limit: float, *, keep_compiled: bool =
         status, failed = receiver.recv() if receiver.poll(limit) else (f"nothing within {limit:g} s", None)
     except EOFError:
         status, failed = "nothing", None
+    process.join(5)  # having answered, it ends by itself
     process.kill()
     process.join()
     if status != 0 and failed is None:

@@ -84,6 +84,8 @@ def test_the_standard_error_is_over_drawn_prompts():
 class OneOfTwo:
     """The runtime of the first of two processes, of which the other has these scores."""
 
+    processes = 2
+
     def __init__(self, scores):
         self.scores = scores
 
