@@ -142,6 +142,20 @@ def test_every_update_and_epoch_has_pairs_of_its_own_and_the_same_again(policy, 
     assert drawn(iteration=2) != first
 
 
+def test_an_update_holds_samples_from_anywhere(policy, trajectory):
+    # In the order they were drawn, neighbours, often of one prompt, would always be together.
+    drawn = [
+        set(pairs.sample_N.tolist())
+        for iteration in (1, 2, 3)
+        for pairs in DDPOImportanceSampling().minibatches(
+            policy, experience(trajectory, iteration=iteration), settings(4)
+        )
+    ]
+    assert {len(samples) for samples in drawn} == {4}
+    assert len({tuple(sorted(samples)) for samples in drawn}) == 12
+    assert sum(max(samples) - min(samples) == 3 for samples in drawn) <= 1
+
+
 def test_a_process_trains_on_its_part_of_the_credit(policy, trajectory):
     credit_S = np.arange(2.0 * SAMPLES)
     [pairs] = DDPOScoreFunction().minibatches(policy, experience(trajectory, credit_S, first=SAMPLES), settings())
@@ -270,3 +284,17 @@ def test_an_algorithm_is_found_by_its_path(tmp_path):
         algorithm_class(f"{tmp_path}/mine.py:not_one")
     with pytest.raises(ConfigError, match=r"has no 'Min'\. Did you mean 'Mine'\?"):
         algorithm_class(f"{tmp_path}/mine.py:Min")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "tolerance"),
+    [
+        (DDPOImportanceSampling(), 1e-5),  # a tenth of the paper's clip
+        (DDPOImportanceSampling(clip_nats=1.64), 1.64 / DIMENSIONS / 10),
+        (DDPOScoreFunction(), 1e-5 * 16384 / DIMENSIONS),  # the same in nats, of a mean over fewer dimensions
+        (DDPOScoreFunction(log_prob="sum"), 1e-5 * 16384),
+        (RewardWeightedRegression(), math.inf),  # it replays nothing
+    ],
+)
+def test_replay_may_be_off_by_a_tenth_of_the_clip(algorithm, tolerance):
+    assert algorithm.ratio_tolerance(DIMENSIONS) == pytest.approx(tolerance)

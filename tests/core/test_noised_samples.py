@@ -105,15 +105,35 @@ def test_noised_samples_and_targets_are_diffusers(batches, ddim_config, predicti
     torch.testing.assert_close(ours.target(clean, noise, time_N), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_equal_weights_give_the_plain_denoising_loss(batches, ddim_config, conv_policy):
-    policy = conv_policy(ddim_config(), steps=4)
-    theirs = DDIMScheduler.from_config(ddim_config())
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_equal_weights_give_the_plain_denoising_loss(batches, ddim_config, conv_policy, prediction_type):
+    config = ddim_config(prediction_type=prediction_type)
+    policy, theirs = conv_policy(config, steps=4), DDIMScheduler.from_config(config)
     batch = batches([1.0] * NUMBER)[0]
     noised = theirs.add_noise(batch.clean, batch.noise, batch.time_N)
-    expected = torch.nn.functional.mse_loss(policy.network(noised, batch.time_N, batch.conditioning), batch.noise)
+    target = {
+        "epsilon": batch.noise,
+        "v_prediction": theirs.get_velocity(batch.clean, batch.noise, batch.time_N),
+        "sample": batch.clean,
+    }[prediction_type]
+    expected = torch.nn.functional.mse_loss(policy.network(noised, batch.time_N, batch.conditioning), target)
     loss, metrics = SparseRewardWeightedRegression().loss(policy, batch)
     torch.testing.assert_close(loss, expected)
     assert metrics["denoising_loss"].mean().item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("trains_guidance", [True, False])
+def test_a_regression_trains_the_prediction_that_the_policy_trains(batches, ddim_config, conv_policy, trains_guidance):
+    policy = conv_policy(ddim_config(), steps=4)
+    predict, asked = policy.predict, []
+
+    def watched(x, time_B, conditioning, *, guided):
+        asked.append(guided)
+        return predict(x, time_B, conditioning, guided=guided)
+
+    policy.predict, policy.trains_guidance = watched, trains_guidance
+    SparseRewardWeightedRegression().loss(policy, batches([1.0] * NUMBER)[0])
+    assert asked == [trains_guidance]
 
 
 def test_weights_multiply_each_samples_error(batches, ddim_config, conv_policy):

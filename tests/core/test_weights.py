@@ -74,3 +74,10 @@ def test_an_algorithms_weights_have_mean_1_over_those_it_keeps():
     assert sparse.tolist() == [0, 1, 0, 1, 1]
     pooled = SparseRewardWeightedRegression(percentile=0.5, reweighting="dataset").weights(prompts, rewards)
     assert pooled.tolist() == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("reweighting", "kept"), [("prompt", [0, 0, 1, 1]), ("dataset", [1, 0, 0, 1])])
+def test_samples_are_weighed_against_their_prompts_or_all(reweighting, kept):
+    # The better half of (5, 9) and of (1, 2), or of all four.
+    algorithm = SparseRewardWeightedRegression(percentile=0.5, reweighting=reweighting)
+    assert algorithm.weights(["a", "b", "b", "a"], np.array([5.0, 1.0, 2.0, 9.0])).tolist() == kept

@@ -20,6 +20,14 @@ def test_pictures_are_shown_and_measured_as_their_files():
     assert np.array_equal(to_uint8(Image().as_seen(images).numpy()), pixels)
 
 
+def test_pixels_are_rounded_not_truncated():
+    levels = torch.tensor([-3.0, 0.0, 0.4, 0.6, 100.3, 100.7, 254.6, 255.0, 300.0])
+    images = (levels / 255).reshape(1, 1, 1, -1).expand(1, 3, 1, -1)
+    expected = [0, 0, 0, 1, 100, 101, 255, 255, 255]
+    assert to_uint8(images.numpy())[0, 0, :, 0].tolist() == expected
+    assert torch.equal(Image().as_seen(images)[0, 0, 0], torch.tensor(expected) / 255)  # not what is between two levels
+
+
 def test_arrays_are_copied_and_never_changed():
     values = torch.randn(2, 3, 4).permute(0, 2, 1)
     seen = Array().as_seen(values)

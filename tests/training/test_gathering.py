@@ -12,10 +12,13 @@ from ddpo.config import TrainConfig
 from ddpo.core.conditioning import Conditioning
 from ddpo.core.experience import Experience, UpdateSettings
 from ddpo.core.kernel import ddim
+from ddpo.core.prompt import Prompt
 from ddpo.core.trajectory import Trajectory
 from ddpo.policies import NetworkPolicy
 from ddpo.policies.schedule import read_schedule
-from ddpo.training.gathering import reward_statistics
+from ddpo.rewards import load_reward
+from ddpo.training.gathering import gather_rewards, reward_statistics
+from ddpo.training.iteration import Iteration
 
 SETTINGS = UpdateSettings(2, 1, 1.0, TrainConfig().advantage)
 
@@ -76,3 +79,26 @@ def test_the_standard_error_is_over_drawn_prompts():
         rewards.std(ddof=1) / 8**0.5
     )
     assert reward_statistics(np.array([2.0]), np.array([0]))["reward/standard_error"] == 0
+
+
+class OneOfTwo:
+    """The runtime of the first of two processes, of which the other has these scores."""
+
+    def __init__(self, scores):
+        self.scores = scores
+
+    def gather(self, items):
+        return [*items, self.scores]
+
+
+def test_rewards_are_those_of_all_processes_in_order():
+    reward = load_reward(lambda images, prompts, metadata: images)
+    prompts = [Prompt(text) for text in ("a cat", "a dog", "an ant", "an owl")]
+    iteration = Iteration(1, prompts[:2], 0, {reward.key: [1.0, 2.0]})
+    config = TrainConfig(samples_per_iteration=4, updates_per_iteration=1)
+    rewards = gather_rewards(iteration, prompts, reward, config, OneOfTwo({reward.key: [np.nan, 5.0]}))
+    assert rewards.texts == ["a cat", "a dog", "an owl"]
+    assert rewards.reward_K.tolist() == [1.0, 2.0, 5.0]
+    assert rewards.index_K.tolist() == [0, 1, 3]
+    assert rewards.metrics["reward/mean"] == pytest.approx(8 / 3)
+    assert rewards.metrics["reward/skipped"] == 1

@@ -8,8 +8,12 @@ import torch
 from iterations import all_metrics, trainer_of
 
 from ddpo.algorithms import DDPOScoreFunction, PolicyGradient
+from ddpo.core.conditioning import Conditioning
+from ddpo.core.kernel import Kernel
 from ddpo.core.rollout import replay
+from ddpo.core.trajectory import Pairs, Trajectory
 from ddpo.runtime.errors import DivergenceError, ReplayError
+from ddpo.training.metrics import PairMetrics, averages
 
 SETTINGS = {
     "samples_per_iteration": 6,
@@ -20,6 +24,8 @@ SETTINGS = {
     "learning_rate": 1e-2,
 }
 STEPS = 4
+ONE = torch.ones(1, dtype=torch.float64)
+KERNEL = Kernel(torch.tensor([900]), ONE, ONE, ONE)
 
 
 class Measuring(PolicyGradient):
@@ -97,3 +103,17 @@ def test_a_ratio_is_what_replay_is_checked_by(trained):
 def test_a_metric_that_is_no_number_stops_the_run(trained):
     with pytest.raises(DivergenceError, match=r"the loss is not finite for sample \d, prompt 'a cat', at timestep"):
         trained(broken=True)
+
+
+def test_metrics_are_averaged_over_all_updates():
+    # Each sum counts as often as it has pairs: (1 + 2 + 3 + 6 + 6) / 5, not the mean of means, nor the last update's.
+    assert averages([("kl", 6.0, 3), ("other", 1.0, 1), ("kl", 12.0, 2)]) == {"kl": 18 / 5, "other": 1.0}
+
+
+def test_a_ratio_that_is_no_number_is_as_wrong_as_can_be():
+    pairs = PairMetrics()
+    stretch = torch.zeros(3, dtype=torch.int64)
+    trajectory = Trajectory(KERNEL, Conditioning.none(3), torch.zeros(3, 2, 1), torch.zeros(3, 1, 1), torch.zeros(3, 1))
+    pairs.add(Pairs(trajectory, torch.arange(3), stretch, torch.zeros(3)), {"ratio": torch.tensor([1.5, torch.nan, 1])})
+    [(error, time, bucket)] = pairs.largest_ratio_errors()
+    assert (error, time, bucket) == (np.inf, 900.0, 1)
