@@ -125,7 +125,7 @@ class TestArithmetic:
         assert plan_of(samples_per_prompt=2).encoded_prompts == 4 + 3 * 4
 
     def test_memory(self):
-        # a trajectory: 6 states and 4 means of 30 numbers, 4 log-probabilities; and for each of 8 prompts an embedding of 77
+        # a trajectory: 6 states and 4 means of 30 numbers, 4 log-probabilities; 8 embeddings of 77
         plan, stored = plan_of(4), 8 * 4 * (10 * 30 + 4) + 8 * 4 * 77
         parts = {"weights": 4 * 175, "optimizer": 3 * 400, "stored samples": stored, "activations": 3 * 40}
         assert plan.memory == parts | {"together": sum(parts.values())}
