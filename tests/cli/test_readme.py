@@ -20,8 +20,9 @@ def blocks(text, language):
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_every_train_command_is_a_valid_configuration(readme, tmp_path, monkeypatch):
+def test_every_train_command_is_a_valid_configuration(readme, request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(request.config.rootpath / "examples")
     (tmp_path / "my.txt").write_text("a cat\n")
     (tmp_path / "my.py").write_text(next(block for block in blocks(readme, "python") if "def redness" in block))
     commands = [line for block in blocks(readme, "sh") for line in block.splitlines() if line.startswith("ddpo train")]

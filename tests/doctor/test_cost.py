@@ -125,18 +125,18 @@ class TestArithmetic:
         assert plan_of(samples_per_prompt=2).encoded_prompts == 4 + 3 * 4
 
     def test_memory(self):
-        # a trajectory: 6 states and 4 means of 30 numbers, 4 log-probabilities, an embedding of 77
-        plan, stored = plan_of(4), 8 * 4 * (10 * 30 + 4 + 77)
+        # a trajectory: 6 states and 4 means of 30 numbers, 4 log-probabilities; 8 embeddings of 77
+        plan, stored = plan_of(4), 8 * 4 * (10 * 30 + 4) + 8 * 4 * 77
         parts = {"weights": 4 * 175, "optimizer": 3 * 400, "stored samples": stored, "activations": 3 * 40}
         assert plan.memory == parts | {"together": sum(parts.values())}
         assert plan.result_bytes == 400
-        assert plan_of(4, guidance_scale=2.0).memory["stored samples"] == 8 * 4 * (10 * 30 + 4 + 2 * 77)
+        assert plan_of(4, guidance_scale=2.0).memory["stored samples"] == 8 * 4 * (10 * 30 + 4) + (8 + 1) * 4 * 77
         half = plan_of(4, precision="bf16").memory  # activations with half copies of the trained weights
         assert (half["weights"], half["activations"]) == (4 * 125 + 2 * 50, 3 * 20 + 200)
 
     def test_regression_stores_the_trajectories_being_drawn_and_scored(self):
         memory = plan_of(4, samples_per_iteration=1000, algorithm={"name": "rwr"}).memory
-        assert memory["stored samples"] == 2 * 3 * 4 * (10 * 30 + 4 + 77)  # of a batch of 3 each
+        assert memory["stored samples"] == 2 * 3 * 4 * (10 * 30 + 4) + 45 * 4 * 77  # of a batch of 3 each
 
     def test_without_figures_there_are_counts_and_no_costs(self):
         plan = plan_of(figures=None)
