@@ -6,6 +6,7 @@ import re
 from functools import partial
 
 import pytest
+import yaml
 from quiet_runs import resume, train
 from tiny_run import Signalling
 
@@ -236,12 +237,13 @@ def test_callbacks_are_found_by_name_with_options_also_in_a_run_that_goes_on(run
     result, policy, _ = run({"name": "mine.py:log", "word": "again"}, callbacks=callbacks, checkpoint_every=9)
     log = result.folder.path / "log.txt"
     assert (len(result.metrics), result.ended_early) == (2, "two")
-    recorded = load_config(result.folder.config).callbacks
-    assert recorded == [f"{tmp_path}/mine.py:log", {"name": f"{tmp_path}/mine.py:Upto", "last": 2, "reason": "two"}]
+    log_file = f"{tmp_path}/mine.py:log"
+    upto = {"name": f"{tmp_path}/mine.py:Upto", "last": 2, "reason": "two"}
+    assert load_config(result.folder.config).callbacks == [log_file, upto, {"name": log_file, "word": "again"}]
     assert log.read_text().split("\n")[:-1] == ["iteration 1", "again 1", "iteration 2", "again 2"]
     log.unlink()
     longer = resume(result.folder.path, policy=policy, reward=brightness)
-    assert (len(longer.metrics), longer.ended_early, log.read_text()) == (3, "two", "iteration 3\n")
+    assert (len(longer.metrics), longer.ended_early, log.read_text()) == (3, "two", "iteration 3\nagain 3\n")
 
 
 @pytest.mark.usefixtures("mine")
@@ -263,3 +265,30 @@ def test_callbacks_that_cannot_be_loaded_are_refused_before_anything_is_made(bui
         train(config, policy=policy, reward=brightness)
     assert len(str(raised.value).splitlines()) == 1
     assert not config.output.exists()
+
+
+class Counting:
+    """Counts the iterations that it saw; there is one for each run."""
+
+    seen = 0
+
+    def __call__(self, moment):
+        type(self).seen += 1
+
+
+def test_a_class_is_called_once_to_make_a_callback_and_one_need_not_be_in_a_list(build):
+    config, policy = build()
+    result = train(config, policy=policy, reward=brightness, callbacks=Counting, quiet=True)
+    assert Counting.seen == len(result.metrics) > 0
+
+
+def test_callbacks_that_are_none_are_refused(build):
+    config, policy = build()
+    with pytest.raises(ConfigError, match="3 is not a function of a Moment"):
+        train(config, policy=policy, reward=brightness, callbacks=[3], quiet=True)
+
+
+def test_callbacks_by_name_are_recorded_for_a_run_that_goes_on(run, tmp_path):
+    (tmp_path / "own.py").write_text("def nothing(moment):\n    pass\n")
+    result, _, _ = run(f"{tmp_path}/own.py:nothing")
+    assert yaml.safe_load(result.folder.config.read_text())["callbacks"] == [f"{tmp_path}/own.py:nothing"]

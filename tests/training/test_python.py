@@ -10,14 +10,19 @@ from safetensors.torch import load_file
 from tiny_pipeline import build_pipeline
 
 import ddpo
+from ddpo.algorithms import DDPOImportanceSampling
 from ddpo.config import load_config, parse_config
 from ddpo.core.forward_process import VariancePreserving
 from ddpo.core.kernel import ddim
 from ddpo.media import Array
 from ddpo.policies import NetworkPolicy, PolicySettings
-from ddpo.prompts import Prompt
+from ddpo.policies.lora import LoRA
+from ddpo.policies.stable_diffusion import StableDiffusionPolicy
+from ddpo.prompts import Prompt, load_prompts
 from ddpo.runs.checkpoints import Checkpoints
 from ddpo.runtime.errors import ConfigError, DDPOError, ModelError, RewardError
+from ddpo.runtime.plugins import reference
+from ddpo.training.run import train_or_resume
 
 SMALL = {
     "iterations": 2,
@@ -313,3 +318,74 @@ def test_a_configuration_that_was_changed_in_python_goes_on_without_a_word(here,
     policy = {} if "policy" in given else {"policy": conv}
     result = ddpo.train(config, quiet=True, **policy | given)
     assert len(ddpo.resume(result.folder.path, ["iterations=2"], quiet=True, **policy).metrics) == 2
+
+
+class Gentle(DDPOImportanceSampling):
+    """An algorithm of one's own."""
+
+    name: str = "gentle"
+    clip_nats: float | None = 0.5
+    strength: float = 0.5
+
+    def loss(self, policy, batch):
+        loss, metrics = super().loss(policy, batch)
+        return self.strength * loss, metrics
+
+
+@pytest.mark.parametrize("algorithm", [Gentle, Gentle(strength=0.25)])
+def test_an_algorithm_is_a_class_or_an_object(here, conv, algorithm):
+    settings = {key: value for key, value in SMALL.items() if key != "algorithm"}
+    result = ddpo.train(policy=conv, prompts=["a cat"], reward=redness, algorithm=algorithm, **settings)
+    recorded = load_config(result.folder.config).algorithm
+    assert recorded.name.endswith("test_python.py:Gentle")
+    assert recorded.strength == (0.5 if isinstance(algorithm, type) else 0.25)
+
+
+def test_a_policy_in_place_of_a_model_leaves_no_room_for_a_model(here, conv):
+    with pytest.raises(ConfigError, match="takes the place of the model; give one of the two"):
+        ddpo.train(policy=conv, model="embedded", reward=redness, prompts=["a cat"], **SMALL)
+
+
+def test_prompts_with_tensors_or_without_text(here, conv):
+    given = [{"prompt": "a cat", "colour": torch.ones(3)}, Prompt("", {"class": 3})]
+    result = ddpo.train(policy=conv, prompts=given, reward=redness, **SMALL)
+    with pytest.raises(ConfigError, match="prompts: the run began with a Python object"):
+        ddpo.resume(result.folder.path, policy=conv, reward=redness, quiet=True)
+    classes = ddpo.train(policy=conv, prompts=[Prompt("", {"class": 3})], reward=redness, **SMALL)
+    assert load_prompts(load_config(classes.folder.config).prompts).prompts == (Prompt("", {"class": 3}),)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_pipeline_in_half_precision_is_trained_in_float32(dtype):
+    policy = StableDiffusionPolicy(build_pipeline().to(dtype), PolicySettings(kernel=partial(ddim, steps=2)))
+    assert {parameter.dtype for parameter in policy.parameters()} == {torch.float32}
+
+
+def test_a_pipeline_that_has_adapters_is_refused():
+    pipeline, settings = build_pipeline(), PolicySettings(lora=LoRA(rank=2))
+    StableDiffusionPolicy(pipeline, settings)
+    with pytest.raises(ModelError, match="has adapters already"):
+        StableDiffusionPolicy(pipeline, settings)
+
+
+def test_what_stands_in_no_file_is_a_python_object():
+    space = {"__name__": "notebook"}
+    exec("class Points: pass\ndef red(): pass", space)
+    assert reference(space["Points"]) == "a Python object, Points"
+    assert reference(space["red"]) == "a Python object, red"
+
+
+def test_a_script_that_trains_when_it_is_imported_is_refused(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import ddpo\ndef red(images, prompts, metadata): return [0.0]\nddpo.train(reward=red)\n")
+    with pytest.raises(DDPOError, match=r"script\.py starts a training when it is imported"):
+        ddpo.train(reward=f"{script}:red", quiet=True)
+
+
+def test_the_same_command_leaves_a_run_that_ended_early_as_it_is(tmp_path):
+    tree = {key: value for key, value in POINTS.items() if key != "quiet"}
+    tree |= {"policy": f"{__file__}:Points", "prompts": "none", "reward": f"{__file__}:upwards"}
+    config = parse_config(tree | {"output": tmp_path / "run", "stop_when": ["gradient_norm >= 0"]})
+    for _ in range(2):
+        assert len(train_or_resume(config, quiet=True).metrics) == 1
+    assert len(ddpo.resume(tmp_path / "run", quiet=True).metrics) == 2

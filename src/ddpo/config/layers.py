@@ -70,8 +70,8 @@ def algorithm_of(levels: Sequence[Level]) -> str:
 
 
 def name_of(section: Any) -> str | None:
-    """Return the name of a section, given as a name or a mapping."""
-    name = section.get("name") if isinstance(section, dict) else section
+    """Return the name of a section, given as a name, a mapping, or an algorithm object."""
+    name = section.get("name") if isinstance(section, dict) else getattr(section, "name", section)
     return name if isinstance(name, str) else None
 
 

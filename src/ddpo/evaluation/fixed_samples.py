@@ -66,12 +66,13 @@ class Evaluator:
         batch_size: int,
         measure_divergence: bool = False,
         barrier: Callable[[DDPOError | None], None] = lambda problem: None,
+        left_out: Sequence[str] = (),
     ) -> None:
         """`rewards` are the trained reward and the others to measure, scored in that order.
 
         With `measure_divergence` that from the base model is measured too. `barrier` is called between batches and
         after scoring, with what went wrong if anything did, which it raises in every process; it may also raise to end
-        an evaluation.
+        an evaluation. `left_out` says why other rewards were left out before.
         """
         self._prompts: list[Prompt] = source.fixed(number)
         self._seeds = sample_seeds(seed, Stream.FIXED_SAMPLE, 0, range(number))
@@ -79,6 +80,7 @@ class Evaluator:
         self._measure_divergence = measure_divergence
         self._barrier = barrier
         self._scorer = Scorer(rewards[:1], rewards[1:])
+        self._scorer.not_measured.extend(left_out)
 
     @property
     def texts(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from ddpo.runtime.plugins import describe, load_object
 
 PolicySpec = Policy | Callable[..., Any] | str | Mapping[str, Any]
 """Anything that stands for a policy in Python: one, a class or function that makes one, or as in a configuration."""
+log = logging.getLogger(__name__)
 _REQUIRED = (
     *("kernel", "forward_process", "medium", "sample_shape", "device", "trains_guidance"),
     *("encode", "predict", "decode", "parameters", "base_model", "save"),
@@ -122,6 +124,10 @@ def _own(spec: PolicySpec, settings: PolicySettings, weights: Path | None) -> Po
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             made = _called(name, made, settings, **options)
+    ignored = {"lora.rank": settings.lora.rank, "compile": settings.compile, "precision": settings.precision != "fp32"}
+    ignored["gradient_checkpointing"] = settings.gradient_checkpointing
+    if names := ", ".join(key for key, value in ignored.items() if value):
+        log.warning("%s: the settings of %s are passed on to it; whether it heeds them is up to it.", name, names)
     lacking = [attribute for attribute in _REQUIRED if not hasattr(made, attribute)]
     if lacking:
         raise ModelError(f"{name} lacks {', '.join(lacking)}; derive it from ddpo.policies.NetworkPolicy.")

@@ -82,10 +82,10 @@ class NetworkPolicy:
 
     def save(self, folder: Path) -> None:
         """Write the network's weights."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save_model
 
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in self.network.state_dict().items()}, folder / FILE)
+        save_model(self.network, str(folder / FILE))
 
     def load(self, folder: Path) -> None:
         """Give the network the weights of a folder that `save` wrote.
@@ -93,10 +93,10 @@ class NetworkPolicy:
         Raises:
             ModelError: they are not there, or of another network.
         """
-        from safetensors.torch import load_file
+        from safetensors.torch import load_model
 
         try:
-            self.network.load_state_dict(load_file(folder / FILE))
+            load_model(self.network, folder / FILE)
         except (OSError, RuntimeError) as error:
             raise ModelError(
                 f"model: {folder / FILE} cannot be loaded: {' '.join(str(error).split())[:300]}"

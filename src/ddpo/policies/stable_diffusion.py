@@ -52,6 +52,11 @@ class StableDiffusionPolicy(NetworkPolicy):
                 f"model: its UNet takes {channels} channels but latents have {latent_channels}; ddpo trains "
                 "text-to-image models, not inpainting or depth."
             )
+        if settings.lora.rank is not None and getattr(self._unet, "peft_config", None):
+            raise ModelError(
+                "model: its UNet has adapters already, of an earlier run perhaps; load the pipeline anew, or merge "
+                "them first (pipe.fuse_lora(), pipe.unload_lora_weights())."
+            )
         schedule = read_schedule(pipeline.scheduler.config)
         kernel = settings.kernel(schedule)
         size = self._unet.config.sample_size
@@ -80,7 +85,7 @@ class StableDiffusionPolicy(NetworkPolicy):
     def _place(self, dtype: torch.dtype) -> None:
         settings = self._settings
         for part in (self._vae, self._unet, self._pipeline.text_encoder):
-            part.requires_grad_(False).eval()
+            part.requires_grad_(False).to(torch.float32).eval()  # a loaded pipeline may be in half precision
         for part in (self._vae, self._unet):
             part.to(self.device)
         if self._decode_dtype(dtype) != torch.float32:

@@ -122,7 +122,7 @@ def _prompt(entry: object, where: str) -> Prompt:
         text = entry["prompt"]
     else:
         text, metadata = entry, {}
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not (text.strip() or metadata):
         raise PromptError(f"{where}: a prompt must be text that is not empty, not {text!r}.")
     return Prompt(_printable(text.strip(), where), metadata)
 

@@ -17,6 +17,8 @@ from typing import Any
 from ddpo.runtime.errors import DDPOError, nearest
 from ddpo.runtime.files import expanded, is_file, is_folder
 
+importing: list[str] = []
+"""Files that are being imported, the innermost last."""
 LONGEST_TEXT = 300
 """Characters of an exception's text that are told."""
 
@@ -56,11 +58,16 @@ def anchored(spec: str) -> str:
 def reference(thing: object) -> str:
     """Return the `path/to/file.py:name` that loads a Python function or class again.
 
-    What has no such name (a lambda, a local function, an object) gives words that cannot be loaded.
+    What has no such name (a lambda, a local function, an object, what stands in a notebook) gives words that cannot be
+    loaded.
     """
     name = getattr(thing, "__qualname__", type(thing).__name__)
-    source = inspect.getsourcefile(thing) if inspect.isfunction(thing) or inspect.isclass(thing) else None
-    return f"{Path(source).resolve()}:{name}" if source and name.isidentifier() else f"a Python object, {name}"
+    try:
+        source = inspect.getsourcefile(thing) if inspect.isfunction(thing) or inspect.isclass(thing) else None
+    except (OSError, TypeError):  # defined where there is no file
+        source = None
+    named = source is not None and is_file(Path(source)) and name.isidentifier()
+    return f"{Path(str(source)).resolve()}:{name}" if named else f"a Python object, {name}"
 
 
 def describe(error: BaseException) -> str:
@@ -93,12 +100,17 @@ def _import_file(where: str, path: Path, kind: type[DDPOError]) -> ModuleType:
         raise kind(f"{where}: '{path}' is not a Python file (.py).")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[name] = module
+    importing.append(str(path))
     try:
         with _first_on_path(path.parent):
             module_spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
+        if isinstance(error, DDPOError):
+            raise
         raise kind(f"{where}: importing '{path}' raised {describe(error)}") from error
+    finally:
+        importing.pop()
     return module
 
 

@@ -18,6 +18,7 @@ from ddpo.evaluation.fixed_samples import Evaluation
 from ddpo.runs.folder import RunFolder
 from ddpo.runtime.errors import ConfigError, DDPOError, nearest
 from ddpo.runtime.plugins import describe, load_object
+from ddpo.runtime.processes import Runtime
 from ddpo.training.checkpointing import Checkpointer
 from ddpo.training.coordination import Coordinator
 from ddpo.training.iteration import Metrics
@@ -78,7 +79,10 @@ class StopWhen:
 
 
 class OnMain:
-    """The user's callbacks: called by the main process, whose wish to stop, or failure, every process hears of."""
+    """What the main process decides: its callbacks' wish to stop, or failure, every process hears of.
+
+    Processes measure times of their own, and noisy rewards: each for itself would end at another iteration.
+    """
 
     def __init__(self, callbacks: Sequence[tuple[str, Callback]], coordinator: Coordinator) -> None:
         """`callbacks` with the names that messages give them."""
@@ -96,9 +100,7 @@ class OnMain:
             except DDPOError as error:
                 problem = error
         self._coordinator.barrier(problem)
-        reason = self._coordinator.runtime.gather([moment.reason])[0]
-        if reason is not None:
-            moment.stop(reason)
+        moment.reason = self._coordinator.runtime.gather([moment.reason])[0]
 
     @staticmethod
     def _call(name: str, callback: Callback, moment: Moment) -> None:
@@ -114,18 +116,25 @@ class SaveCheckpoints:
     """Saves every `every` iterations, at the end, and, with `keep_best`, whenever the fixed samples score highest."""
 
     def __init__(
-        self, checkpointer: Checkpointer, every: int | None, keep_best: bool, show: Callable[[str, int, int], None]
+        self,
+        checkpointer: Checkpointer,
+        every: int | None,
+        keep_best: bool,
+        show: Callable[[str, int, int], None],
+        runtime: Runtime,
     ) -> None:
         """`show` is told that a checkpoint is being written."""
-        self._checkpointer, self._every, self._keep_best, self._show = checkpointer, every, keep_best, show
+        self._checkpointer, self._every, self._keep_best = checkpointer, every, keep_best
+        self._show, self._runtime = show, runtime
 
     def __call__(self, moment: Moment) -> None:
         """Save if a checkpoint is due."""
         best = self._new_best(moment.evaluation) if self._keep_best else None
+        best = self._runtime.gather([best])[0]  # rewards may be noisy: the main process decides for all
         due = self._every is not None and (moment.ends or moment.iteration % self._every == 0)
         if due or best is not None:
             self._show("checkpoint", 0, 1)
-            self._checkpointer.save(best=best)
+            self._checkpointer.save(best=best, ended_early=moment.reason)
 
     def _new_best(self, evaluation: Evaluation | None) -> float | None:
         if evaluation is None:

@@ -36,11 +36,13 @@ class Checkpointer:
         self.best: float | None = None
         """Highest reward on the fixed samples of a checkpoint that was marked as the best."""
 
-    def save(self, *, unrecorded: Metrics | None = None, best: float | None = None) -> Checkpoint:
+    def save(
+        self, *, unrecorded: Metrics | None = None, best: float | None = None, ended_early: str | None = None
+    ) -> Checkpoint:
         """Write a checkpoint and return it.
 
         `unrecorded` are metrics of the last iteration that stand in no file yet; `best` is the reward on the fixed
-        samples if it is the highest so far.
+        samples if it is the highest so far, `ended_early` why the run ends here before its last iteration.
 
         Raises:
             CheckpointError: it cannot be written, in any process; the checkpoints before it are whole.
@@ -58,6 +60,7 @@ class Checkpointer:
             "versions": versions(),
             "unrecorded": unrecorded,
             "best": self.best,
+            "ended_early": ended_early,
             "tracker_run": trainer.runtime.tracker_run,
         }
         self._together(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from operator import itemgetter
 
+import numpy as np
+
+from ddpo.core.experience import Array, State
 from ddpo.core.kernel import Kernel
 from ddpo.core.policy import Policy
 from ddpo.core.prompt import Prompt
 from ddpo.core.trajectory import Trajectory
-from ddpo.runtime.errors import DivergenceError, ReplayError
+from ddpo.runtime.errors import ConfigError, DivergenceError, ReplayError
 from ddpo.runtime.processes import Runtime
 from ddpo.training.iteration import Metrics
 from ddpo.training.metrics import PairMetrics
@@ -28,6 +32,18 @@ def check_samples(trajectory: Trajectory, policy: Policy, prompts: Sequence[Prom
         f"{trajectory.kernel.time_T[step].item():g}; "
         + ("the weights are: use precision=fp32." if whole else "neither is a weight of the model.")
     )
+
+
+def check_credit(credit_K: Array, number: int, state: State, algorithm: str) -> None:
+    """Raise ConfigError unless an algorithm gave a finite number for each sample, and a state that JSON holds."""
+    if np.shape(credit_K) != (number,) or not np.isfinite(credit_K).all():
+        raise ConfigError(f"algorithm: the credit of '{algorithm}' must be {number} finite numbers, one a sample.")
+    try:
+        json.dumps(state)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"algorithm: the state of '{algorithm}' must be plain values, which checkpoints hold as JSON: {error}."
+        ) from error
 
 
 def check_pairs(pairs: PairMetrics, prompts: Sequence[Prompt], first: int, runtime: Runtime) -> None:

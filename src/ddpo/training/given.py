@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddpo.algorithms import Algorithm
+from ddpo.algorithms import ALGORITHMS, Algorithm
 from ddpo.config import TrainConfig, load_config, with_settings
 from ddpo.evaluation.loading import PolicySpec
 from ddpo.prompts import Prompt, PromptSource, PromptSpec, load_prompts
@@ -18,6 +18,8 @@ from ddpo.runtime.files import is_file
 from ddpo.runtime.plugins import anchored, is_plugin, reference
 from ddpo.training.callbacks import Callback, load_callback
 
+Callbacks = Callback | str | Mapping[str, Any] | Sequence[Callback | type | str | Mapping[str, Any]]
+"""Callbacks in Python: functions, classes, or as in a configuration; one or several."""
 _UNNAMED = "a Python object"
 """How `reference` begins where something cannot be named in a configuration."""
 
@@ -31,18 +33,13 @@ class Given:
     """A loaded diffusers pipeline."""
     prompts: PromptSource | None = None
     reward: RewardSpec | None = None
-    callbacks: Sequence[Callback | str | Mapping[str, Any]] = field(default_factory=tuple)
+    callbacks: Sequence[Callback] = ()
 
     def all_callbacks(self, config: TrainConfig) -> list[tuple[str, Callback]]:
         """Return the user's callbacks, those of the configuration first, each with a name for messages."""
-        found: list[tuple[str, Callback]] = []
-        for spec in (*config.callbacks, *self.callbacks):
-            if isinstance(spec, str | Mapping):
-                name = spec if isinstance(spec, str) else spec.get("name")
-                found.append((str(name), load_callback(spec)))
-            else:
-                found.append((reference(spec), spec))
-        return found
+        named = [(str(spec if isinstance(spec, str) else spec.get("name")), spec) for spec in config.callbacks]
+        found = [(name, load_callback(spec)) for name, spec in named]
+        return [*found, *((reference(callback), callback) for callback in self.callbacks)]
 
     def check(self, config: TrainConfig) -> None:
         """Raise ConfigError when a run that goes on lacks an object that it began with."""
@@ -69,8 +66,8 @@ def sort_out(
     policy: PolicySpec | None = None,
     prompts: PromptSpec | None = None,
     reward: RewardSpec | None = None,
-    algorithm: Algorithm | str | Mapping[str, Any] | None = None,
-    callbacks: Sequence[Callback | str | Mapping[str, Any]] = (),
+    algorithm: Algorithm | type[Algorithm] | str | Mapping[str, Any] | None = None,
+    callbacks: Callbacks = (),
 ) -> tuple[TrainConfig, Given]:
     """Return the configuration that holds all that has a name, and the objects that have none.
 
@@ -79,18 +76,23 @@ def sort_out(
     """
     named = dict(settings)
     if algorithm is not None:
-        named["algorithm"] = algorithm.model_dump() if isinstance(algorithm, Algorithm) else algorithm
+        named["algorithm"] = algorithm.model_validate({}) if isinstance(algorithm, type) else algorithm
     if _is_plain(prompts):
         named["prompts"], prompts = (str(prompts) if isinstance(prompts, Path) else prompts), None
     for key, value in (("model", model), ("policy", policy), ("reward", reward)):
         if _has_name(value):
             named[key] = str(value) if isinstance(value, Path) else value
+    if policy is not None and model is not None:
+        raise ConfigError("policy: it takes the place of the model; give one of the two.")
+    spoken, objects = _sorted_callbacks(callbacks)
+    if spoken:
+        named["callbacks"] = [*(config.callbacks if isinstance(config, TrainConfig) else ()), *spoken]
     given = Given(
         policy=None if "policy" in named else policy,
         pipeline=None if "model" in named else model,
         prompts=None if prompts is None else load_prompts(prompts),
         reward=None if "reward" in named else reward,
-        callbacks=callbacks,
+        callbacks=objects,
     )
     if isinstance(config, TrainConfig):
         return (with_settings(config, named) if named else config), given
@@ -108,11 +110,22 @@ def _has_name(spec: object) -> bool:
     return isinstance(spec, str | Path) or (isinstance(spec, Mapping) and _is_value(spec))
 
 
+def _sorted_callbacks(callbacks: Callbacks) -> tuple[list[str | Mapping[str, Any]], list[Callback]]:
+    """Return the callbacks that a configuration can name, and the others; a class is called to make one."""
+    given = [callbacks] if isinstance(callbacks, str | Mapping) or callable(callbacks) else list(callbacks)
+    spoken = [spec for spec in given if isinstance(spec, str | Mapping)]
+    objects = [spec() if isinstance(spec, type) else spec for spec in given if not isinstance(spec, str | Mapping)]
+    for callback in objects:
+        if not callable(callback):
+            raise ConfigError(f"callbacks: {callback!r} is not a function of a Moment, nor a class whose objects are.")
+    return spoken, objects
+
+
 def _is_plain(prompts: PromptSpec | None) -> bool:
     """Return whether prompts can stand in a configuration as they are."""
     if isinstance(prompts, list | tuple):
-        return all(isinstance(prompt, str | Mapping) for prompt in prompts)
-    return isinstance(prompts, str | Path | Mapping)
+        return all(isinstance(prompt, str) or (isinstance(prompt, Mapping) and _is_value(prompt)) for prompt in prompts)
+    return isinstance(prompts, str | Path) or (isinstance(prompts, Mapping) and _is_value(prompts))
 
 
 def repeatable(config: TrainConfig, given: Given) -> TrainConfig:
@@ -129,9 +142,13 @@ def repeatable(config: TrainConfig, given: Given) -> TrainConfig:
         "policy": _anchored(config.policy) if given.policy is None else reference(given.policy),
         "callbacks": [_anchored(spec) for spec in config.callbacks],
     }
-    for section in ("algorithm", "advantage", "sampler"):
+    for section in ("advantage", "sampler"):
         value = getattr(config, section)
-        named[section] = value.model_copy(update={"name": anchored(value.name)}) if is_plugin(value.name) else value
+        named[section] = value.model_copy(update={"name": anchored(value.name)})
+    algorithm = config.algorithm
+    known = is_plugin(algorithm.name) or type(algorithm) in ALGORITHMS.values()
+    name = anchored(algorithm.name) if known else reference(type(algorithm))
+    named["algorithm"] = algorithm.model_copy(update={"name": name})
     if given.pipeline is not None:
         name = getattr(getattr(given.pipeline, "config", None), "_name_or_path", None) or reference(given.pipeline)
         named["model"] = config.model.model_copy(update={"name": name}).anchored()
@@ -140,6 +157,8 @@ def repeatable(config: TrainConfig, given: Given) -> TrainConfig:
     elif isinstance(config.prompts, str):
         path = Path(config.prompts)
         named["prompts"] = str(path.resolve()) if is_file(path) else anchored(config.prompts)
+    elif isinstance(config.prompts, Mapping):
+        named["prompts"] = _anchored(config.prompts)
     return config.model_copy(update=named)
 
 

@@ -20,12 +20,11 @@ from ddpo.runs.checkpoints import Checkpoint, Checkpoints
 from ddpo.runs.folder import RUNS, RunFolder
 from ddpo.runtime.errors import ConfigError, ModelError, RewardError
 from ddpo.runtime.logs import shown_by
-from ddpo.runtime.plugins import load_object
+from ddpo.runtime.plugins import importing, load_object
 from ddpo.runtime.processes import Runtime
 from ddpo.runtime.signals import StopRequest
-from ddpo.training.callbacks import Callback
 from ddpo.training.checkpointing import check_format, other_versions
-from ddpo.training.given import Given, repeatable, sort_out
+from ddpo.training.given import Callbacks, Given, repeatable, sort_out
 from ddpo.training.run_loop import RunLoop, TrainResult
 from ddpo.training.trainer import Trainer
 
@@ -39,8 +38,8 @@ def train(
     policy: PolicySpec | None = None,
     prompts: PromptSpec | None = None,
     reward: RewardSpec | None = None,
-    algorithm: Algorithm | str | Mapping[str, Any] | None = None,
-    callbacks: Sequence[Callback | str | Mapping[str, Any]] = (),
+    algorithm: Algorithm | type[Algorithm] | str | Mapping[str, Any] | None = None,
+    callbacks: Callbacks = (),
     quiet: bool = False,
     display: Display | None = None,
     **settings: Any,
@@ -61,6 +60,11 @@ def train(
         DDPOError: anything the user can cause; its message says what, where and what to do.
         Interrupted: the run was told to stop before its first iteration.
     """
+    if importing:
+        raise ConfigError(
+            f"{importing[-1]} starts a training when it is imported: put ddpo.train(...) under "
+            "`if __name__ == '__main__':`."
+        )
     given: dict[str, Any] = {"model": model, "policy": policy, "prompts": prompts, "reward": reward}
     whole, objects = sort_out(config, settings, **given, algorithm=algorithm, callbacks=callbacks)
     RunFolder.check(whole.output)
@@ -78,7 +82,7 @@ def resume(
     policy: PolicySpec | None = None,
     prompts: PromptSpec | None = None,
     reward: RewardSpec | None = None,
-    callbacks: Sequence[Callback | str | Mapping[str, Any]] = (),
+    callbacks: Callbacks = (),
     quiet: bool = False,
     display: Display | None = None,
 ) -> TrainResult:
@@ -122,7 +126,8 @@ def train_or_resume(
     if not checkpoints.all() and not folder.model.exists():
         folder.check_abandoned(config.name or "run")
         return _Start(config, Given(), display).run(begin_again=True)
-    return resume(folder.path, config=config, allow_config_change=allow_config_change, display=display)
+    found = checkpoints.get()
+    return _Start(config, Given(), display).run(found, allow_config_change, go_on=False)
 
 
 class _Start:
@@ -137,6 +142,8 @@ class _Start:
         if config.algorithm.uses_advantages:
             config.advantage.check()
         self._callbacks = given.all_callbacks(config)
+        self._left_out: list[str] = []
+        """Why measured rewards do not fit the medium."""
         self._medium = _medium_of(config, given)
         self._check_media(self._medium)
         if config.policy is None and given.policy is None and given.pipeline is None:
@@ -158,11 +165,17 @@ class _Start:
         self._stop = StopRequest()
 
     def run(
-        self, checkpoint: Checkpoint | None = None, allow_config_change: bool = False, *, begin_again: bool = False
+        self,
+        checkpoint: Checkpoint | None = None,
+        allow_config_change: bool = False,
+        *,
+        begin_again: bool = False,
+        go_on: bool = True,
     ) -> TrainResult:
         """Train from the beginning, or from a checkpoint of the run in `config.output`.
 
-        To `begin_again` is to remove what a run left there that was ended before its first checkpoint.
+        To `begin_again` is to remove what a run left there that was ended before its first checkpoint. Without
+        `go_on` a run that a callback ended early stays as it is.
         """
         with self._display, shown_by(self._display.message), self._stop.listening():
             if checkpoint is None:
@@ -177,7 +190,7 @@ class _Start:
                 self._check_state(state, allow_config_change)
                 trainer, evaluator, before = self._load()
                 run = self._loop(trainer, evaluator, folder)
-                run.restore(checkpoint, state)
+                run.restore(checkpoint, state, go_on=go_on)
                 return run.train(before)
 
     def _loop(self, trainer: Trainer, evaluator: Evaluator, folder: RunFolder) -> RunLoop:
@@ -208,7 +221,7 @@ class _Start:
                 check_media(reward, medium)
                 fitting.append(reward)
             except RewardError as error:
-                log.info("Not measured: %s", error)
+                self._left_out.append(str(error))
         self._measured = fitting
 
     def _load(self) -> tuple[Trainer, Evaluator, Evaluation]:
@@ -226,6 +239,7 @@ class _Start:
             batch_size=config.batch_size,
             measure_divergence=config.evaluation.kl_to_base,
             barrier=trainer.coordinator.barrier,
+            left_out=self._left_out,
         )
         self._display.start(config.iterations, config.name or "run")
         self._display.phase("fixed samples", 0, 1)

@@ -71,11 +71,13 @@ class RunLoop:
         self.folder, self.display = folder, display
         self.writes = trainer.runtime.is_main
         self.checkpointer = Checkpointer(trainer, Checkpoints(folder.checkpoints), config)
+        stopping = [("stop_when", StopWhen(config.stop_when))] if config.stop_when else []
         self.callbacks: list[Callback] = [
             lambda moment: trainer.runtime.track(moment.metrics),
-            StopWhen(config.stop_when),
-            OnMain(callbacks, trainer.coordinator),
-            SaveCheckpoints(self.checkpointer, config.checkpoint_every, config.keep_best, display.phase),
+            OnMain([*stopping, *callbacks], trainer.coordinator),
+            SaveCheckpoints(
+                self.checkpointer, config.checkpoint_every, config.keep_best, display.phase, trainer.runtime
+            ),
         ]
         self.metrics: list[Metrics] = []
         self.unrecorded: Metrics | None = None
@@ -83,8 +85,9 @@ class RunLoop:
         self.tracker_run: str | None = None
         self.ended_early: str | None = None
 
-    def restore(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
-        """Take up the run where a checkpoint left it."""
+    def restore(self, checkpoint: Checkpoint, state: dict[str, Any], *, go_on: bool = True) -> None:
+        """Take up the run where a checkpoint left it; `go_on` also where it had ended early."""
+        self.ended_early = None if go_on else state.get("ended_early")
         self.unrecorded = self.checkpointer.restore(checkpoint, state)
         recorded = self.trainer.finished - (self.unrecorded is not None)
         self.metrics = self.folder.keep_metrics(recorded) if self.writes else self.folder.read_metrics()[:recorded]
@@ -93,7 +96,9 @@ class RunLoop:
             self.folder.remove_leftovers()
         for left in Checkpoints(self.folder.checkpoints).half_written():
             log.info("Ignored: %s, a checkpoint that was not written to its end.", left.name[1:])
-        if self.trainer.finished < self.config.iterations:
+        if self.ended_early is not None:
+            log.info("The run had ended early: %s; `ddpo resume` goes on.", self.ended_early)
+        elif self.trainer.finished < self.config.iterations:
             log.info("Going on from %s.", checkpoint.name)
 
     def train(self, before: Evaluation) -> TrainResult:

@@ -32,7 +32,7 @@ from ddpo.rewards import LoadedReward
 from ddpo.runtime.errors import DivergenceError, RewardError
 from ddpo.runtime.processes import Runtime
 from ddpo.runtime.signals import StopRequest
-from ddpo.training.checks import check_pairs, check_replay, check_samples
+from ddpo.training.checks import check_credit, check_pairs, check_replay, check_samples
 from ddpo.training.coordination import Coordinator
 from ddpo.training.gathering import gather_rewards
 from ddpo.training.iteration import Iteration, Metrics, Progress
@@ -173,9 +173,9 @@ class Trainer:
         except RewardError:
             self.forget_iteration()  # its missing scores would be refused again, whatever is mended
             raise
-        credit_K, self.state, metrics = self.algorithm.credit(
-            rewards.texts, rewards.reward_K, self.state, self.settings
-        )
+        credit_K, state, metrics = self.algorithm.credit(rewards.texts, rewards.reward_K, self.state, self.settings)
+        check_credit(credit_K, len(rewards.texts), state, self.algorithm.name)
+        self.state = state
         iteration.credit_S = np.zeros(len(prompts))
         iteration.credit_S[rewards.index_K] = credit_K
         iteration.metrics = rewards.metrics | metrics | iteration.metrics
