@@ -110,8 +110,8 @@ def test_the_record_adds_up(trained_run):
 
 def test_prompts_are_the_units_and_differences_are_paired():
     # prompts with base (0, 2) and (10, 14), all raised by 1 except the last by 3: differences 1, 1 and 1, 3.
-    # Prompt means of the differences are 1 and 2: mean 1.5, standard error sd/sqrt(2) = 0.5; the two prompts resampled
-    # give 1, 1.5 or 2 with probabilities 1/4, 1/2, 1/4, so the 95 % interval is [1, 2].
+    # Prompt means of the differences are 1 and 2: mean 1.5, standard error sd/sqrt(2) = 0.5. Student's t with one degree
+    # of freedom is Cauchy's distribution, whose 97.5 % quantile is tan(0.475 pi).
     base = np.array([[0.0, 2.0], [10.0, 14.0]])
     trained = base + np.array([[1.0, 1.0], [1.0, 3.0]])
     comparison = Comparison(
@@ -127,7 +127,9 @@ def test_prompts_are_the_units_and_differences_are_paired():
     assert (paired.base.mean, paired.trained.mean) == (6.5, 8)
     assert paired.base.error == pytest.approx(5.5)  # prompt means 1 and 12
     assert (paired.difference.mean, paired.difference.error) == pytest.approx((1.5, 0.5))
-    assert (paired.difference.low, paired.difference.high, paired.difference.number) == (1, 2, 2)
+    reach = 0.5 * np.tan(0.475 * np.pi)
+    assert (paired.difference.low, paired.difference.high) == pytest.approx((1.5 - reach, 1.5 + reach))
+    assert paired.difference.number == 2
     assert comparison.diversity().difference.mean == pytest.approx(-0.2)
     one = Comparison(
         "run", [Prompt("a cat")], [[1, 2]], {"r": "reward"},
