@@ -110,7 +110,7 @@ def test_the_record_adds_up(trained_run):
 
 def test_prompts_are_the_units_and_differences_are_paired():
     # prompts with base (0, 2) and (10, 14), all raised by 1 except the last by 3: differences 1, 1 and 1, 3.
-    # Prompt means of the differences are 1 and 2: mean 1.5, standard error sd/sqrt(2) = 0.5. Student's t with one degree
+    # Prompt means of the differences are 1 and 2: mean 1.5, standard error sd/sqrt(2) = 0.5. Student's t of one degree
     # of freedom is Cauchy's distribution, whose 97.5 % quantile is tan(0.475 pi).
     base = np.array([[0.0, 2.0], [10.0, 14.0]])
     trained = base + np.array([[1.0, 1.0], [1.0, 3.0]])
