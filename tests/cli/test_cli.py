@@ -7,19 +7,13 @@ import signal
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import pytest
+from command_line import ddpo
 from PIL import Image
 
 from ddpo.cli import program
 from ddpo.runtime.signals import Interrupted
-
-PROGRAM = Path(sys.executable).with_name("ddpo")
-
-
-def ddpo(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([PROGRAM, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_train_sample_and_repeat(tiny_pipeline, tmp_path):

@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from command_line import PROGRAM
 
 from ddpo.cli.plan import quantity
-
-PROGRAM = Path(sys.executable).with_name("ddpo")
 
 
 @pytest.fixture

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import errno
 import json
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from command_line import ddpo
 
 from ddpo.cli.evaluate import evaluate
 from ddpo.evaluation import comparison
 from ddpo.runtime import files
 from ddpo.runtime.errors import RunFolderError
 from ddpo.training.run import train
-
-PROGRAM = Path(sys.executable).with_name("ddpo")
-
-
-def ddpo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture

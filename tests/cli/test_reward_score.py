@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
+from command_line import ddpo
 from PIL import Image
-
-
-def ddpo(*arguments, folder):
-    command = [sys.executable, "-m", "ddpo", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
-from pathlib import Path
 
 import pytest
 import torch
+from command_line import PROGRAM
 from reward_servers import real_server
 
 from ddpo.config import load_config
@@ -24,8 +23,6 @@ from ddpo.policies.stable_diffusion import StableDiffusionPolicy
 from ddpo.prompts import load_prompts
 from ddpo.runtime.errors import ReplayError
 from ddpo.runtime.processes import Runtime
-
-PROGRAM = Path(sys.executable).with_name("ddpo")
 
 
 def test_packages_against_requirements():

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from command_line import ddpo
 from synthetic_run import change_record, write_run
 
 from ddpo.doctor.diagnosis import baseline, diagnose
 from ddpo.runs.record import RunRecord
-
-PROGRAM = Path(sys.executable).with_name("ddpo")
 
 PLAIN = {
     "model": {"name": "embedded"},
@@ -46,12 +44,6 @@ def with_metrics(folder, **changes):
 
 def signs(folder):
     return [finding.subject for finding in diagnose(folder).findings if finding.level == "sign"]
-
-
-def doctor(*arguments, folder=None):
-    return subprocess.run(
-        [PROGRAM, "doctor", *map(str, arguments)], cwd=folder, capture_output=True, text=True, timeout=300, check=False
-    )
 
 
 def test_a_healthy_run_has_no_finding(healthy):
@@ -119,12 +111,12 @@ def test_other_advantages_have_no_baseline_to_warm_up():
 
 
 def test_the_command_tells_a_run_that_is_well_from_one_that_is_not(healthy):
-    well = doctor(healthy.path)
+    well = ddpo("doctor", healthy.path)
     assert well.returncode == 0, well.stderr
     assert "Healthy: nothing was found" in well.stdout
     assert "\x1b" not in well.stdout
     assert all(line == line.rstrip() and len(line) <= 120 for line in well.stdout.splitlines())
-    ill = doctor(with_metrics(healthy, reward__std=0.0).path, "--json")
+    ill = ddpo("doctor", with_metrics(healthy, reward__std=0.0).path, "--json")
     assert ill.returncode == 1
     told = json.loads(ill.stdout)
     assert told["healthy"] is False
@@ -167,7 +159,7 @@ def test_a_real_run_is_read_without_torch(tiny_config):
     ],
 )
 def test_what_cannot_be_looked_at_ends_with_one_sentence_and_code_2(arguments, message, tmp_path):
-    done = doctor(*arguments, folder=tmp_path)
+    done = ddpo("doctor", *arguments, folder=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

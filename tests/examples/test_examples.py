@@ -27,7 +27,7 @@ def test_each_seam_has_a_short_file() -> None:
 
 def trained(folder: Path, *arguments: str) -> list[dict[str, Any]]:
     """Return the metrics of a run."""
-    outcome = ddpo("train", *arguments, "--output", str(folder), "--quiet", cwd=EXAMPLES.parent)
+    outcome = ddpo("train", *arguments, "--output", str(folder), "--quiet", folder=EXAMPLES.parent)
     assert outcome.returncode == 0, outcome.stderr
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import ddpo
 
 from ddpo.experiments.definition import experiment_names
-
-PROGRAM = Path(sys.executable).with_name("ddpo")
 
 EXPERIMENT = """
 name: mine
@@ -26,10 +23,6 @@ embedded:
   queries: 64
   evaluations: 2
 """
-
-
-def ddpo(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([PROGRAM, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture

@@ -6,10 +6,11 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
+from command_line import ddpo
 from synthetic_run import change_record, write_run
 
 from ddpo.report.page import render_page, write_page
@@ -19,7 +20,6 @@ from ddpo.runs.record import RunRecord
 from ddpo.runtime.errors import RunFolderError
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
-PROGRAM = Path(sys.executable).with_name("ddpo")
 
 
 class Page(HTMLParser):
@@ -288,16 +288,12 @@ def test_many_large_tiles_stay_a_page(tmp_path):
 
 
 def test_the_command_writes_one_file(tmp_path, run):
-    def ddpo(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [PROGRAM, "report", *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-
-    done = ddpo(run.path)
+    report = partial(ddpo, "report", folder=tmp_path)
+    done = report(run.path)
     assert (done.returncode, done.stdout.strip()) == (0, str(run.report))
     assert run.report.read_text().startswith("<!DOCTYPE html>")
     run.report.unlink()
-    assert ddpo(run.path, run.path).stdout.strip() == "report.html"
+    assert report(run.path, run.path).stdout.strip() == "report.html"
     assert (tmp_path / "report.html").is_file()
     (tmp_path / "empty").mkdir()
     for arguments, message in (
@@ -305,7 +301,7 @@ def test_the_command_writes_one_file(tmp_path, run):
         (["nowhere"], "nowhere is not a run folder"),
         ([run.path, "--output", "empty"], "output: empty is a folder; give a file, such as empty/report.html."),
     ):
-        refused = ddpo(*arguments)
+        refused = report(*arguments)
         assert refused.returncode == 2
         assert message in refused.stderr
         assert len(refused.stderr.strip().splitlines()) == 1
