@@ -164,9 +164,9 @@ class TrainConfig(_Section):
     lora: LoRA = LoRA()
     """Low-rank adapters; `lora.rank` null trains the whole network."""
 
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
-    """Arithmetic of the network; trained weights and log-probabilities are float32 always. `auto`: bf16 where the
-    processor has matrix units for it, else fp32."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16", "auto"] = "fp32"
+    """Arithmetic of the network; trained weights and log-probabilities are float32 always. `tf32`: fp32 with products
+    of 10 bits of mantissa, on CUDA. `auto`: fp16 on CUDA, on a CPU bf16 where it has units for it, else fp32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     compile: bool = False
@@ -174,7 +174,8 @@ class TrainConfig(_Section):
     device: str | None = None
     """`cpu`, `cuda`, ...; null: a GPU if there is one."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads of torch; null: 2 at most on a CPU, where small networks slow down with more."""
+    """CPU threads of torch; null: as many as are fastest for this model on this machine, measured before training and
+    written into the run's config.yaml: a run repeats bit for bit with the same number."""
 
     scoring: ScoringConfig = ScoringConfig()
     """How the reward is called: threads, time limit, errors."""

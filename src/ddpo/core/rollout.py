@@ -36,6 +36,12 @@ def noise_stream(seeds: Sequence[int], shape: tuple[int, ...], device: torch.dev
         yield torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
 
 
+def even_batch(number: int, most: int) -> int:
+    """Return the rows of a pass, `most` at most, with which `number` samples need the fewest passes and rows."""
+    passes = -(-number // most)
+    return -(-number // passes)
+
+
 @torch.no_grad()
 def rollout(
     policy: Policy,

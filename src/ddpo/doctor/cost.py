@@ -123,7 +123,7 @@ def _training(config: TrainConfig, steps_with_likelihood: int) -> tuple[int, Pas
 
 def _memory(config: TrainConfig, steps_with_likelihood: int, figures: Figures, prompts: int) -> dict[str, int]:
     """Return the estimate; in half precision a number of frozen weights and of activations takes 2 bytes."""
-    half, trained = config.precision != "fp32", _FLOAT32 * figures.trained
+    half, trained = config.precision in ("bf16", "fp16"), _FLOAT32 * figures.trained
     number_bytes = _FLOAT32 // (2 if half else 1)
     D, embedding = math.prod(figures.sample_shape), math.prod(figures.embedding_shape)
     # Trajectory: T + 1 states, L means and log-probabilities; and an embedding of each prompt and of "".

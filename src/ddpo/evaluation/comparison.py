@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ddpo.core.policy import Policy
 from ddpo.core.randomness import Stream, derive_seed
+from ddpo.core.rollout import even_batch
 from ddpo.evaluation.loading import load_policy
 from ddpo.evaluation.sampling import draw, sampling_config
 from ddpo.prompts import Prompt, PromptSpec, load_prompts
@@ -181,7 +182,7 @@ def _measure(
     """Draw and score the samples of every prompt, a batch of the network at a time."""
     number, seeds = len(prompts), len(seed_PN[0])
     sample_S = [(prompt, seed) for prompt, seed_N in zip(prompts, seed_PN, strict=True) for seed in seed_N]
-    batch_size = min(batch_size, len(sample_S))
+    batch_size = even_batch(len(sample_S), batch_size)
     samples, scores = [], []
     for first in range(0, len(sample_S), batch_size):
         part, part_seeds = zip(*sample_S[first : first + batch_size], strict=True)

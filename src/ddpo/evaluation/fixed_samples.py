@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddpo.core.policy import Policy
 from ddpo.core.randomness import Stream, sample_seeds
-from ddpo.core.rollout import rollout
+from ddpo.core.rollout import even_batch, rollout
 from ddpo.evaluation.divergence import kl_to_base
 from ddpo.prompts import Prompt, PromptSource
 from ddpo.report.grid import draw_before_after, draw_grid, draw_tiles, tile_columns
@@ -76,7 +76,7 @@ class Evaluator:
         """
         self._prompts: list[Prompt] = source.fixed(number)
         self._seeds = sample_seeds(seed, Stream.FIXED_SAMPLE, 0, range(number))
-        self._batch_size = min(batch_size, number)
+        self._batch_size = even_batch(number, batch_size)
         self._measure_divergence = measure_divergence
         self._barrier = barrier
         self._scorer = Scorer(rewards[:1], rewards[1:])
@@ -117,7 +117,9 @@ class Evaluator:
         scores = self._scored(policy, samples)
         medium = policy.medium
         divergence = None
-        if self._measure_divergence:
+        if self._measure_divergence and not iteration:
+            divergence = 0.0
+        elif self._measure_divergence:
             divergence = float(kl_to_base(policy, trajectory, batch_size=self._batch_size).mean())
         return Evaluation(iteration, medium.thumbnails(samples), scores, medium.diversity(samples), divergence)
 

@@ -124,7 +124,11 @@ def _own(spec: PolicySpec, settings: PolicySettings, weights: Path | None) -> Po
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             made = _called(name, made, settings, **options)
-    ignored = {"lora.rank": settings.lora.rank, "compile": settings.compile, "precision": settings.precision != "fp32"}
+    ignored = {
+        "lora.rank": settings.lora.rank,
+        "compile": settings.compile,
+        "precision": settings.precision not in ("fp32", "tf32"),
+    }
     ignored["gradient_checkpointing"] = settings.gradient_checkpointing
     if names := ", ".join(key for key, value in ignored.items() if value):
         log.warning("%s: the settings of %s are passed on to it; whether it heeds them is up to it.", name, names)

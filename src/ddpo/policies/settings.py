@@ -11,8 +11,13 @@ import torch
 from ddpo.core.kernel import KernelFactory, ddim
 from ddpo.policies.lora import LoRA
 
-Precision = Literal["fp32", "bf16", "fp16"]
-DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+DTYPES: dict[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 PAPER_KERNEL: KernelFactory = partial(ddim, steps=50)

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from ddpo.runtime.errors import ConfigError, DivergenceError
 
 T = TypeVar("T")
+AVAILABLE_THREADS = torch.get_num_threads()
+"""CPU threads that torch takes of itself: the cores that this process may use, or OMP_NUM_THREADS."""
 
 
 class Runtime:
@@ -49,10 +51,23 @@ class Runtime:
         self._accelerator = Accelerator(log_with=tracker, cpu=device == "cpu", project_dir=".")
         self.device = torch.device(device) if device not in (None, "cuda") else self._accelerator.device
         if self.device.type == "cpu":
-            torch.set_num_threads(threads or min(2, torch.get_num_threads()))
-        self.threads = torch.get_num_threads()
+            torch.set_num_threads(threads or min(2, AVAILABLE_THREADS))
+        elif threads is not None:
+            torch.set_num_threads(threads)
+        if precision == "tf32" and self.device.type != "cuda":
+            raise ConfigError(f"precision: tf32 is arithmetic of CUDA, not of '{self.device.type}'; use fp32 or auto.")
         self.precision = precision if precision != "auto" else _suitable_precision(self.device)
+        _allow_tf32(self.precision == "tf32")
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of torch in this process."""
+        return torch.get_num_threads()
+
+    @threads.setter
+    def threads(self, number: int) -> None:
+        torch.set_num_threads(number)
 
     @property
     def processes(self) -> int:
@@ -177,11 +192,21 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def _suitable_precision(device: torch.device) -> str:
-    """Return `bf16` where matrix units make it faster than float32, else `fp32`."""
+    """Return the fast arithmetic that log-probabilities bear: `fp16` on CUDA, `bf16` on a CPU with units for it.
+
+    bfloat16 has eight times the rounding error of float16: with the latents of Stable Diffusion that is more than the
+    clip range (docs/performance.md).
+    """
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    matrix_units = device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
-    return "bf16" if matrix_units else "fp32"
+        return "fp16"
+    present = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return "bf16" if present.get("amx_bf16") or present.get("avx512_bf16") else "fp32"
+
+
+def _allow_tf32(allowed: bool) -> None:
+    """Let CUDA round the inputs of float32 products to 10 bits of mantissa, or not; PyTorch does so in convolutions."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def _exists(device: str) -> bool:

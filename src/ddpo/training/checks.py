@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections.abc import Sequence
 from operator import itemgetter
 
 import numpy as np
+import torch
 
+from ddpo.algorithms import Algorithm
 from ddpo.core.experience import Array, State
 from ddpo.core.kernel import Kernel
+from ddpo.core.minibatches import Batch
+from ddpo.core.noise_floor import noise_floor
 from ddpo.core.policy import Policy
 from ddpo.core.prompt import Prompt
 from ddpo.core.trajectory import Trajectory
 from ddpo.runtime.errors import ConfigError, DivergenceError, ReplayError
 from ddpo.runtime.processes import Runtime
 from ddpo.training.iteration import Metrics
-from ddpo.training.metrics import PairMetrics
+from ddpo.training.metrics import RATIO, PairMetrics
+
+log = logging.getLogger(__name__)
 
 
 def check_samples(trajectory: Trajectory, policy: Policy, prompts: Sequence[Prompt], first: int) -> None:
@@ -61,6 +69,29 @@ def check_pairs(pairs: PairMetrics, prompts: Sequence[Prompt], first: int, runti
         f"the loss is not finite for sample {sample}, prompt '{text}', at timestep {time:g}{more}; "
         "no weight was changed. Lower learning_rate or use precision=fp32."
     )
+
+
+def measure_noise(algorithm: Algorithm, policy: Policy, minibatch: Batch, rows: int, runtime: Runtime) -> Metrics:
+    """Return the noise of the arithmetic in the importance ratio, a standard deviation, from one microbatch of `rows`.
+
+    Warns above half of the clip, where the noise alone clips one pair in twenty. Nothing for an algorithm without a
+    ratio. All processes call this.
+    """
+    batch = next(minibatch.split(rows))
+    with torch.no_grad():
+        if RATIO not in algorithm.loss(policy, batch)[1]:
+            return {}
+        noise_N = noise_floor(policy, lambda shifted: algorithm.loss(shifted, batch)[1][RATIO])
+    noise = float(np.sqrt(np.mean(runtime.gather([float(noise_N.square().mean())]))))
+    clip = 10 * algorithm.ratio_tolerance(math.prod(policy.sample_shape))
+    if noise > clip / 2 and runtime.is_main:
+        log.warning(
+            "The arithmetic moves the importance ratio by %.2g at random, more than half of the clip, %.2g: the clip "
+            "acts on noise. Use precision=fp32, or fp16 in place of bf16, or a wider clip.",
+            noise,
+            clip,
+        )
+    return {"ratio/noise_floor": noise}
 
 
 def check_replay(pairs: PairMetrics, tolerance: float, kernel: Kernel, runtime: Runtime) -> Metrics:

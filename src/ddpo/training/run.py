@@ -26,6 +26,7 @@ from ddpo.runtime.signals import StopRequest
 from ddpo.training.checkpointing import check_format, other_versions
 from ddpo.training.given import Callbacks, Given, repeatable, sort_out
 from ddpo.training.run_loop import RunLoop, TrainResult
+from ddpo.training.threads import choose_threads
 from ddpo.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -151,12 +152,9 @@ class _Start:
         self._runtime = Runtime(
             device=config.device, threads=config.threads, precision=config.precision, tracker=config.tracker
         )
+        threads = config.threads if self._runtime.device.type == "cpu" else self._runtime.threads
         self._config = config.model_copy(
-            update={
-                "precision": self._runtime.precision,
-                "device": self._runtime.device.type,
-                "threads": self._runtime.threads,
-            }
+            update={"precision": self._runtime.precision, "device": self._runtime.device.type, "threads": threads}
         )
         self._record = repeatable(self._config, given)
         self._runtime.shard(config.samples_per_iteration)
@@ -187,11 +185,19 @@ class _Start:
             with folder.locked() if self._runtime.is_main else nullcontext():
                 state = checkpoint.state()
                 check_format(checkpoint, state)
+                if self._config.threads is None:
+                    self._take_threads(state["config"]["threads"])
                 self._check_state(state, allow_config_change)
                 trainer, evaluator, before = self._load()
                 run = self._loop(trainer, evaluator, folder)
                 run.restore(checkpoint, state, go_on=go_on)
                 return run.train(before)
+
+    def _take_threads(self, number: int) -> None:
+        """Compute with so many threads, and record it: other numbers round differently."""
+        self._runtime.threads = number
+        update = {"threads": number}
+        self._config, self._record = (each.model_copy(update=update) for each in (self._config, self._record))
 
     def _loop(self, trainer: Trainer, evaluator: Evaluator, folder: RunFolder) -> RunLoop:
         return RunLoop(self._record, trainer, evaluator, folder, self._display, self._callbacks)
@@ -226,8 +232,12 @@ class _Start:
 
     def _load(self) -> tuple[Trainer, Evaluator, Evaluation]:
         """Load the model and draw the fixed samples from it, before any training."""
-        config, given = self._config, self._given
-        policy = load_policy(config, self._runtime.device, policy=given.policy, pipeline=given.pipeline)
+        given = self._given
+        policy = load_policy(self._config, self._runtime.device, policy=given.policy, pipeline=given.pipeline)
+        if self._config.threads is None:
+            prompt, rows = self._source.prompts[0], self._config.batch_size
+            self._take_threads(choose_threads(policy, prompt, rows, self._runtime))
+        config = self._config
         if self._medium is None:
             self._check_media(policy.medium.name)
         trainer = Trainer(config, policy, self._trained, self._source, self._runtime, stop=self._stop)

@@ -32,7 +32,7 @@ from ddpo.rewards import LoadedReward
 from ddpo.runtime.errors import DivergenceError, RewardError
 from ddpo.runtime.processes import Runtime
 from ddpo.runtime.signals import StopRequest
-from ddpo.training.checks import check_credit, check_pairs, check_replay, check_samples
+from ddpo.training.checks import check_credit, check_pairs, check_replay, check_samples, measure_noise
 from ddpo.training.coordination import Coordinator
 from ddpo.training.gathering import gather_rewards
 from ddpo.training.iteration import Iteration, Metrics, Progress
@@ -199,6 +199,9 @@ class Trainer:
         progress("update", state.done, total)
         minibatches = self.algorithm.minibatches(self.policy, experience, self.settings)
         for minibatch in islice(minibatches, state.done, None):
+            if iteration.number == 1 and not state.done:
+                rows = self.coordinator.batch_size
+                iteration.metrics |= measure_noise(self.algorithm, self.policy, minibatch, rows, self.runtime)
             pairs = self.coordinator.retry_smaller(partial(self._accumulate, minibatch))
             norm = self._step(iteration, pairs, experience.trajectory.dimensions)
             state.norms += [] if norm is None else [norm]
