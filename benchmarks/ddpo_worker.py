@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import ddpo
 import measure
 from ddpo.config import TrainConfig, parse_config
 from ddpo.evaluation.loading import load_policy
@@ -46,14 +47,14 @@ def build(config: TrainConfig) -> Trainer:
     return Trainer(config, policy, load_reward(config.reward), load_prompts(config.prompts), runtime)
 
 
-def timed_iterations(trainer: Trainer, device: str) -> list[tuple[dict[str, float], float]]:
-    """Return each iteration's seconds by phase, from the trainer's own metrics, and its mean reward."""
+def timed_iterations(trainer: Trainer, device: str) -> list[tuple[dict[str, float], dict[str, float]]]:
+    """Return each iteration's seconds by phase, from the trainer's own metrics, and these metrics."""
     results, start = [], time.perf_counter()
     for metrics in trainer.train(lambda phase, done, total: measure.synchronize(device)):
         measure.synchronize(device)
         now = time.perf_counter()
         phases = {phase: metrics[f"time/{phase}"] for phase in PHASES}
-        results.append((phases | {"total": now - start}, metrics["reward/mean"]))
+        results.append((phases | {"total": now - start}, metrics))
         start = now
     return results
 
@@ -63,15 +64,17 @@ def main() -> None:
     memory = measure.Memory(measurement, settings.device)
     trainer = build(configuration(settings))
     memory.loaded()
-    counted = timed_iterations(trainer, settings.device)[1:]
+    (_, first), *counted = timed_iterations(trainer, settings.device)
     memory.finish()
     measurement.seconds = [seconds for seconds, _ in counted]
-    measurement.reward_mean = sum(reward for _, reward in counted) / len(counted)
+    measurement.reward_mean = sum(metrics["reward/mean"] for _, metrics in counted) / len(counted)
+    measurement.ratio_error = first.get("ratio/max_error_at_start")
+    measurement.noise_floor = first.get("ratio/noise_floor")
     measurement.matrix_TFLOPS = measure.matrix_rate(settings)
     embedding = trainer.policy.encode([Prompt(settings.prompts[0])])["prompt"]
     work = measure.unet_work(trainer.policy.pipeline.unet, embedding)
     measurement.forward_GFLOP, measurement.forward_backward_GFLOP = work
-    measurement.versions = measure.versions("ddpo")
+    measurement.versions = {"ddpo": ddpo.__version__, **measure.versions()}
     measurement.emit()
 
 

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from settings import Measurement, Settings
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Memory:
@@ -45,7 +45,7 @@ def synchronize(device: str) -> None:
 def matrix_rate(settings: Settings, seconds: float = 1.5) -> float:
     """Return the fastest rate of square matrix products, in TFLOP/s: what the machine can do at best.
 
-    The fastest, not the median: a disturbance can only make it slower. TensorFloat-32 stays off on a GPU.
+    The fastest, not the median: a disturbance can only make it slower.
     """
     size = 8192 if settings.device == "cuda" else 2048
     dtype = DTYPES[settings.precision]

@@ -33,7 +33,7 @@ class Settings:
     lora_rank: int | None
     """None: the whole UNet is trained."""
     precision: str
-    """`fp32`, `bf16` or `fp16`."""
+    """`fp32`, `tf32`, `bf16` or `fp16`."""
     iterations: int
     """Counted iterations; one more, the first, warms up."""
     sample_batch: int
@@ -75,6 +75,10 @@ class Measurement:
     """UNet forward of one latent."""
     forward_backward_GFLOP: float = 0.0
     """UNet forward and backward of one latent with the run's trainable weights."""
+    ratio_error: float | None = None
+    """Largest |ratio - 1| of the replay before the first update of ddpo; None where there is none."""
+    noise_floor: float | None = None
+    """Noise of the arithmetic in ddpo's importance ratio, a standard deviation."""
     versions: dict[str, str] = field(default_factory=dict)
 
     def emit(self) -> None:

@@ -51,7 +51,7 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="denoising steps")
     parser.add_argument("--guidance", type=float)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], help="of ddpo")
+    parser.add_argument("--precision", choices=["fp32", "tf32", "bf16", "fp16"], help="of ddpo")
     parser.add_argument("--trl-precision", choices=["fp32", "bf16", "fp16"], default="fp32")
     parser.add_argument("--batch-size", type=int, help="of ddpo")
     parser.add_argument("--trl-batch", default="auto", help="its sample,train batch sizes; auto: the fastest it has")

@@ -9,7 +9,6 @@ Names are imported when first used, so that `import ddpo` is instant.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from ddpo.training.run import resume, train
     from ddpo.training.run_loop import TrainResult
 
-__version__ = version("ddpo")
+__version__ = "0.1.0"
 
 _PLACES = {
     "DDPOError": "ddpo.runtime.errors",

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
+from ddpo import __version__
 from ddpo.config import TrainConfig
 from ddpo.policies.parameters import load_training, save_parameters
 from ddpo.runs.checkpoints import Checkpoint, Checkpoints, checkpoint_name
@@ -24,7 +25,7 @@ from ddpo.training.trainer import Trainer
 T = TypeVar("T")
 FORMAT = 2
 """Version of what a checkpoint holds."""
-_PACKAGES = ("ddpo", "torch", "diffusers", "transformers", "peft", "numpy")
+_PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy")
 
 
 class Checkpointer:
@@ -135,7 +136,8 @@ def check_format(checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
 
 def versions() -> dict[str, str]:
     """Return the versions of what decides the numbers of a run."""
-    return {"python": sys.version.split()[0], **{package: version(package) for package in _PACKAGES}}
+    packages = {package: version(package) for package in _PACKAGES}
+    return {"python": sys.version.split()[0], "ddpo": __version__, **packages}
 
 
 def other_versions(state: Mapping[str, Any]) -> str:

@@ -1,0 +1,203 @@
+"""Everything that one GPU can tell within a time limit, written after each measurement; started by gpu.sh.
+
+In this order: the audit of the importance ratio in every arithmetic, seconds and memory of an iteration with Stable
+Diffusion v1.4's shapes, the bare diffusers pipeline beside it, memory against batch size, and DDPO on the embedded
+model. What the time no longer holds is named in the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from architectures import SMALLER, saved_pipeline
+from report import Case, Run, share_of_matrix_rate, summary
+from settings import Settings
+from throughput import PROMPTS, Bench, processor
+
+HERE = Path(__file__).parent
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+PAPER_SAMPLES, PAPER_STEPS = 256, 50
+"""Of the paper's iteration (F.6)."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    samples: int = 256
+    steps: int = 10
+    """The denoising steps that are timed; 50 take five times as long, nothing else in an iteration depends on them."""
+    batch: int = 16
+    batches: tuple[int, ...] = (8, 16, 32, 64, 128)
+    precisions: tuple[str, ...] = PRECISIONS
+    embedded_iterations: int = 200
+
+
+TINY = Sizes(samples=4, steps=2, batch=2, batches=(1, 2), precisions=("fp32", "bf16"), embedded_iterations=1)
+"""To try everything out without a GPU."""
+
+
+def options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--machine", required=True, help="kind of machine, for the name of the result")
+    parser.add_argument("--date", default=time.strftime("%Y-%m-%d"), help="for the name of the result")
+    parser.add_argument("--minutes", type=float, default=25.0, help="nothing is begun after these")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
+    parser.add_argument("--architecture", choices=list(SMALLER), default="sd14")
+    parser.add_argument("--tiny", action="store_true", help="sizes for a CPU")
+    parser.add_argument("--cache", type=Path, default=Path("~/.cache/ddpo-benchmarks"), help="for random weights")
+    parser.add_argument("--output", type=Path, default=HERE / "results")
+    return parser.parse_args()
+
+
+class Measurements:
+    """The measurements in their order, each a name and a function that returns plain values."""
+
+    def __init__(self, chosen: argparse.Namespace) -> None:
+        self.chosen, self.sizes = chosen, TINY if chosen.tiny else Sizes()
+        self.bench = Bench(argparse.Namespace(systems="ddpo", cache=chosen.cache))
+        folder = saved_pipeline(chosen.architecture, chosen.cache.expanduser())
+        self.settings = Settings(
+            model=str(folder),
+            prompts=PROMPTS,
+            device=chosen.device,
+            threads=1 if chosen.tiny else 2,
+            samples=self.sizes.samples,
+            updates=2 if chosen.tiny else 4,
+            steps=self.sizes.steps,
+            guidance_scale=5.0,
+            lora_rank=None,
+            precision="fp16" if chosen.device == "cuda" else "fp32",
+            iterations=1,
+            sample_batch=self.sizes.batch,
+            train_batch=self.sizes.batch,
+        )
+
+    def all(self) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+        """Yield what is to be measured, what matters most first."""
+        sizes, full = self.sizes, self.settings
+        lora = replace(full, lora_rank=4)
+        for precision in sizes.precisions:
+            few = replace(lora, samples=sizes.batch, updates=1, precision=precision)
+            yield f"ratio audit, LoRA, {precision}", lambda few=few: self._audit(few)  # type: ignore[misc]
+        for name, settings in (("LoRA", lora), ("full", full)):
+            yield f"iteration, {name}", lambda settings=settings: self._iteration(settings)  # type: ignore[misc]
+        yield "bare diffusers pipeline", self._bare_pipeline
+        for batch in sizes.batches:
+            one = replace(lora, samples=batch, updates=1, steps=2, sample_batch=batch, train_batch=batch)
+            yield f"memory, LoRA, batch {batch}", lambda one=one: self._memory(one)  # type: ignore[misc]
+        yield "embedded model", self._embedded
+        for precision in sizes.precisions:
+            if precision != full.precision:
+                other = replace(lora, precision=precision, samples=max(sizes.batch, sizes.samples // 4))
+                yield f"iteration, LoRA, {precision}", lambda other=other: self._iteration(other)  # type: ignore[misc]
+
+    def _run(self, settings: Settings) -> Run:
+        return self.bench.run("ddpo", settings, f"{settings.precision}, rank {settings.lora_rank}")
+
+    def _audit(self, settings: Settings) -> dict[str, Any]:
+        measured = self._run(settings).measurement
+        return {"ratio_error": measured.ratio_error, "noise_floor": measured.noise_floor, "clip": 1e-4}
+
+    def _iteration(self, settings: Settings) -> dict[str, Any]:
+        """Return the seconds of an iteration and, by steps and samples, of the paper's."""
+        run = self._run(settings)
+        figures = summary(Case("", runs=[run]), "ddpo")
+        by_steps = figures["seconds"]["rollout"] + figures["seconds"]["update"]
+        others = figures["seconds"]["total"] - by_steps
+        share = PAPER_SAMPLES / settings.samples
+        figures["paper_iteration_seconds"] = share * (by_steps * PAPER_STEPS / settings.steps + others)
+        figures["share_of_matrix_rate"] = share_of_matrix_rate(run)
+        return {"settings": _shown(settings), **figures}
+
+    def _memory(self, settings: Settings) -> dict[str, Any]:
+        run = self._run(settings)
+        measured, seconds = run.measurement, run.measurement.seconds[0]
+        memory = measured.peak_device_memory_GB or measured.peak_memory_GB
+        samples = settings.samples
+        return {
+            "memory_GB": memory,
+            **{f"{name}_s_a_sample": seconds[name] / samples for name in ("rollout", "update")},
+        }
+
+    def _bare_pipeline(self) -> dict[str, Any]:
+        """Return the seconds in which the stock pipeline draws as many samples with as many steps."""
+        import torch
+        from diffusers import StableDiffusionPipeline
+
+        settings = self.settings
+        dtype = torch.float16 if settings.precision == "fp16" else torch.float32
+        pipeline = StableDiffusionPipeline.from_pretrained(settings.model, torch_dtype=dtype).to(settings.device)
+        pipeline.set_progress_bar_config(disable=True)
+        number, seconds = min(settings.samples, 2 * settings.sample_batch), []
+        for _ in range(2):
+            start = time.perf_counter()
+            for _ in range(number // settings.sample_batch):
+                pipeline(
+                    [PROMPTS[0]] * settings.sample_batch,
+                    num_inference_steps=settings.steps,
+                    guidance_scale=settings.guidance_scale,
+                    eta=1.0,
+                    output_type="np",
+                )
+            seconds.append(time.perf_counter() - start)
+        return {"samples_per_second": number / seconds[-1], "steps": settings.steps, "decoding": "included"}
+
+    def _embedded(self) -> dict[str, Any]:
+        """Train the default recipe and return its first and last metrics."""
+        iterations = self.sizes.embedded_iterations
+        with tempfile.TemporaryDirectory() as folder:
+            run = Path(folder, "run")
+            settings = [f"iterations={iterations}", f"device={self.chosen.device}", "evaluation.every=20"]
+            settings += ["samples_per_iteration=8", "evaluation.number=4"] if self.chosen.tiny else []
+            command = [sys.executable, "-m", "ddpo", "train", *settings, "--quiet", "--output", str(run)]
+            start = time.perf_counter()
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(done.stderr[-500:])
+            rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return {
+            "seconds": time.perf_counter() - start,
+            "command": " ".join(settings),
+            "first": rows[0],
+            "last": rows[-1],
+        }
+
+
+def _shown(settings: Settings) -> dict[str, Any]:
+    return {name: value for name, value in asdict(settings).items() if name not in ("model", "prompts")}
+
+
+def measure_all(chosen: argparse.Namespace) -> Path:
+    """Measure what the time holds; write the result after each measurement and return its file."""
+    begin, measurements = time.monotonic(), Measurements(chosen)
+    target = chosen.output / f"{chosen.date}-{chosen.machine}-gpu.json"
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    about = {"machine": chosen.machine, "date": chosen.date, "processor": processor(chosen.device)}
+    result: dict[str, Any] = {"about": about | {"command": "benchmarks/gpu.sh", "architecture": chosen.architecture}}
+    for name, work in measurements.all():
+        start = time.monotonic()
+        if start - begin > 60 * chosen.minutes:
+            result[name] = {"left_out": f"no time was left of {chosen.minutes:g} minutes"}
+            continue
+        try:
+            result[name] = work()
+        except (Exception, SystemExit) as error:  # the next measurement may work: out of memory, for one
+            result[name] = {"failed": " ".join(str(error).split())[-500:]}
+        print(f"{name}: {time.monotonic() - start:.0f} s: {json.dumps(result[name])[:300]}", file=sys.stderr)
+        target.write_text(json.dumps(result, indent=1) + "\n")
+    return target
+
+
+if __name__ == "__main__":
+    print(measure_all(options()))
