@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib.util
 import io
 import json
@@ -24,7 +25,7 @@ from PIL import Image
 from ddpo import media
 from ddpo.rewards import load_reward, score
 from ddpo.rewards.bertscore import BertScorer, Match, load_scorer
-from ddpo.rewards.describers import EndpointDescriber, JudgeDescriber, LocalDescriber, picture_files
+from ddpo.rewards.describers import EndpointDescriber, LocalDescriber, judged_animals, picture_files
 from ddpo.runtime.errors import RewardError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "riding", "bike", "plane", "is"]
@@ -198,6 +199,46 @@ def test_a_failing_endpoint_is_an_error_and_never_a_zero(server, encoder_folder,
         score(reward, media.Image(), levels(3), ["a cat"], [{}])
 
 
+def elsewhere(handler):
+    handler.send_response(302)
+    handler.send_header("Location", f"{handler.address}/elsewhere")
+    handler.end_headers()
+
+
+def drip(handler):
+    """Send a byte now and then: each alone is in time."""
+    handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n")
+    for _ in range(20):
+        handler.wfile.write(b" ")
+        time.sleep(0.1)
+
+
+def flood(handler):
+    handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n")
+    for _ in range(20):
+        handler.wfile.write(b" " * 1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [(elsewhere, "answered 302"), (drip, "no whole answer within 0.5 s"), (flood, "an answer of more than 16 MB")],
+)
+def test_an_endpoint_keeps_the_key_and_the_time_and_memory_of_a_run_safe(server, monkeypatch, act, message):
+    def misbehave(handler):
+        handler.requests.append(handler.path)
+        with contextlib.suppress(ConnectionError):
+            act(handler)
+
+    monkeypatch.setenv("MY_SERVERS_KEY", "abc")
+    server.do_GET = server.do_POST = misbehave
+    describe = EndpointDescriber(server.address, timeout=0.5, key_variable="MY_SERVERS_KEY")
+    start = time.monotonic()
+    with pytest.raises(RewardError, match=message):
+        describe(levels(1), "what?")
+    assert time.monotonic() - start < 2
+    assert server.requests == ["/v1/chat/completions"]
+
+
 def test_an_endpoint_that_is_not_there_is_an_error(encoder_folder):
     for endpoint, message in (("http://127.0.0.1:9/v1", "did not answer"), ("file:///etc", "is no address")):
         with pytest.raises(RewardError, match=message):
@@ -257,15 +298,15 @@ def test_an_unknown_preset_is_refused():
 def test_the_judge_names_what_it_sees(monkeypatch):
     labels = ["cat", "ant", "other"]
     scripted = SimpleNamespace(labels=labels, probabilities=lambda images: images.mean((2, 3)))
-    monkeypatch.setattr("ddpo.rewards.describers._load_judge", lambda: scripted)
+    monkeypatch.setattr("ddpo.rewards.describers.embedded_judge", lambda: scripted)
     # As many channels as classes: the brightest is the judge's choice.
     images = torch.eye(3)[[1, 0, 2]].view(3, 3, 1, 1).expand(-1, -1, 4, 4)
-    assert JudgeDescriber()(images, "unheard") == ["an ant", "a cat", "something else"]
+    assert judged_animals(images, "unheard") == ["an ant", "a cat", "something else"]
 
 
 @needs_minilm
 def test_the_judges_own_animal_gets_the_highest_recall(monkeypatch):
-    monkeypatch.setattr(JudgeDescriber, "__call__", lambda self, images, question: ["a goat"] * len(images))
+    monkeypatch.setattr("ddpo.rewards.describers.judged_animals", lambda images, question: ["a goat"] * len(images))
     reward = load_reward({"name": "alignment", "describer": "judge", "scorer": "minilm", "device": "cpu"})
     recall_B = score(reward, media.Image(), torch.rand(3, 3, 64, 64), ["a goat", "a sheep", "an airplane"], [{}] * 3)
     assert recall_B[0] == pytest.approx(1.0)

@@ -5,40 +5,31 @@ A failure is an error and never an answer.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import functools
 import io
 import json
 import os
-import urllib.error
-import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ddpo.media.image import to_pictures
-from ddpo.rewards.judge import OTHER
+from ddpo.rewards.http_client import NoAnswerError, exchange, in_event_loop, problem_of_address
+from ddpo.rewards.judge import OTHER, embedded_judge
 from ddpo.rewards.pretrained import load_network, loading
 from ddpo.runtime.errors import RewardError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ddpo.embedded.judge import Judge
-
 LLAVA = "llava-hf/llava-1.5-7b-hf"
 JUDGE = "judge"
 _PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-
-
-class Describer(Protocol):
-    """Describes pictures."""
-
-    def __call__(self, images: Tensor, question: str, /) -> list[str]:
-        """Return an answer to the question about each picture `(B, 3, H, W)` in [0, 1]."""
-        ...
+Describer = Callable[["Tensor", str], list[str]]
+"""Returns an answer to a question about each picture `(B, 3, H, W)` in [0, 1]."""
 
 
 def choose_describer(
@@ -60,7 +51,7 @@ def choose_describer(
     if endpoint is not None:
         return EndpointDescriber(endpoint, describer, timeout, batch_size, max_tokens, jpeg_quality, key_variable)
     if describer == JUDGE:
-        return JudgeDescriber()
+        return judged_animals
     return LocalDescriber(describer, device, precision, batch_size, max_tokens, jpeg_quality)
 
 
@@ -87,23 +78,12 @@ def append_log(file: str, rows: Iterable[Mapping[str, Any]]) -> None:
         ) from error
 
 
-@dataclass(frozen=True)
-class JudgeDescriber:
-    """The embedded judge's first choice, behind its article: `a cat`; it hears no question."""
-
-    def __call__(self, images: Tensor, question: str) -> list[str]:
-        """Return the name of the animal in each picture, or `something else`."""
-        del question
-        judge = _load_judge()
-        labels = [judge.labels[index] for index in judge.probabilities(images).argmax(1).tolist()]
-        return ["something else" if x == OTHER else f"{'an' if x[0] in 'aeiou' else 'a'} {x}" for x in labels]
-
-
-@functools.cache
-def _load_judge() -> Judge:
-    from ddpo.embedded.judge import load_judge
-
-    return load_judge()
+def judged_animals(images: Tensor, question: str) -> list[str]:
+    """Return the embedded judge's first choices, `a cat` or `something else`; it hears no question."""
+    del question
+    judge = embedded_judge()
+    labels = [judge.labels[index] for index in judge.probabilities(images).argmax(1).tolist()]
+    return ["something else" if x == OTHER else f"{'an' if x[0] in 'aeiou' else 'a'} {x}" for x in labels]
 
 
 @dataclass(frozen=True)
@@ -121,29 +101,22 @@ class LocalDescriber:
 
     def __call__(self, images: Tensor, question: str) -> list[str]:
         """Return an answer to the question about each picture; raises RewardError when the model cannot be loaded."""
-        from PIL import Image
-
-        files = picture_files(images, self.jpeg_quality)
-        pictures = [Image.open(io.BytesIO(file)).convert("RGB") for file in files]
-        return [
-            answer
-            for first in range(0, len(pictures), self.batch_size)
-            for answer in self._answers(pictures[first : first + self.batch_size], question)
-        ]
-
-    def _answers(self, pictures: Sequence[Any], question: str) -> list[str]:
         import torch
+        from PIL import Image
 
         network, processor = _load_describer(self.model, self.device, self.precision)
         content = [{"type": "image"}, {"type": "text", "text": question}]
         prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        # Same question and pictures of one size: the rows are equally long and nothing is padded.
-        inputs = processor(text=[prompt] * len(pictures), images=list(pictures), return_tensors="pt")
-        inputs = inputs.to(network.device, network.dtype)
-        with torch.no_grad():
-            tokens = network.generate(**inputs, do_sample=False, max_new_tokens=self.max_tokens)
-        new_tokens = tokens[:, inputs["input_ids"].shape[1] :]
-        answers: list[str] = processor.batch_decode(new_tokens, skip_special_tokens=True)
+        files = picture_files(images, self.jpeg_quality)
+        answers: list[str] = []
+        for first in range(0, len(files), self.batch_size):
+            shown = [Image.open(io.BytesIO(file)).convert("RGB") for file in files[first : first + self.batch_size]]
+            # Same question and pictures of one size: the rows are equally long and nothing is padded.
+            inputs = processor(text=[prompt] * len(shown), images=shown, return_tensors="pt")
+            inputs = inputs.to(network.device, network.dtype)
+            with torch.no_grad():
+                tokens = network.generate(**inputs, do_sample=False, max_new_tokens=self.max_tokens)
+            answers += processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return answers
 
 
@@ -180,52 +153,48 @@ class EndpointDescriber:
 
     def __call__(self, images: Tensor, question: str) -> list[str]:
         """Return the server's answer about each picture; raises RewardError when one does not come: never a zero."""
-        if not self.endpoint.startswith(("http://", "https://")):
+        if problem_of_address(self.endpoint):
             raise RewardError(f"endpoint: '{self.endpoint}' is no address; give one such as http://localhost:8000/v1.")
-        ask = functools.partial(self._ask, question)
-        with ThreadPoolExecutor(self.parallel) as pool:
-            return list(pool.map(ask, picture_files(images, self.jpeg_quality)))
+        key = os.environ.get(self.key_variable) if self.key_variable is not None else None
+        if self.key_variable is not None and not key:
+            raise RewardError(f"key_variable: the environment has no {self.key_variable}; set it or leave it out.")
 
-    def _ask(self, question: str, picture: bytes) -> str:
+        async def ask_all() -> list[str]:
+            free = asyncio.Semaphore(self.parallel)
+
+            async def ask_one(picture: bytes) -> str:
+                async with free:
+                    return await self._ask(question, picture, key)
+
+            return await asyncio.gather(*map(ask_one, picture_files(images, self.jpeg_quality)))
+
+        return in_event_loop(ask_all)
+
+    async def _ask(self, question: str, picture: bytes, key: str | None) -> str:
         address = f"{self.endpoint.rstrip('/')}/chat/completions"
-        request = urllib.request.Request(address, self._body(question, picture), self._headers())
+        kind = "png" if self.jpeg_quality is None else "jpeg"
+        shown = {"url": f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"}
+        content = [{"type": "image_url", "image_url": shown}, {"type": "text", "text": question}]
+        messages = [{"role": "user", "content": content}]
+        body = {"model": self.model, "messages": messages, "max_tokens": self.max_tokens, "temperature": 0.0}
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                content = json.load(response)["choices"][0]["message"]["content"]
-        except urllib.error.HTTPError as error:
-            said = " ".join(error.read(2000).decode(errors="replace").split())[:300]
+            answer = await exchange(address, json.dumps(body).encode(), token=key, seconds=self.timeout, proxies=True)
+        except NoAnswerError as error:
             raise RewardError(
-                f"endpoint: {address} answered {error.code}: {said}; mend the request or the server."
+                f"endpoint: {address} did not answer ({error}); start the server or raise 'timeout'."
             ) from error
-        except OSError as error:  # a refused connection, a name that leads nowhere, a time that ran out
-            raise RewardError(
-                f"endpoint: {address} did not answer within {self.timeout:g} s ({error}); start the server or raise "
-                "'timeout'."
-            ) from error
-        except (ValueError, LookupError, TypeError) as error:
+        if answer.status != 200:
+            said = " ".join(answer.body[:2000].decode(errors="replace").split())[:300]
+            raise RewardError(f"endpoint: {address} answered {answer.status}: {said}; mend the request or the server.")
+        try:
+            text = json.loads(answer.body)["choices"][0]["message"]["content"]
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise RewardError(
                 f"endpoint: {address} sent no chat completion; give an OpenAI-compatible server."
             ) from error
-        if not isinstance(content, str):
+        if not isinstance(text, str):
             raise RewardError(f"endpoint: {address} sent an answer without text; give a model that answers in words.")
-        return content
-
-    def _body(self, question: str, picture: bytes) -> bytes:
-        kind = "png" if self.jpeg_quality is None else "jpeg"
-        address = f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
-        content = [{"type": "image_url", "image_url": {"url": address}}, {"type": "text", "text": question}]
-        messages = [{"role": "user", "content": content}]
-        body = {"model": self.model, "messages": messages, "max_tokens": self.max_tokens, "temperature": 0.0}
-        return json.dumps(body).encode()
-
-    def _headers(self) -> dict[str, str]:
-        headers = {"Content-Type": "application/json"}
-        if self.key_variable is not None:
-            key = os.environ.get(self.key_variable)
-            if not key:
-                raise RewardError(f"key_variable: the environment has no {self.key_variable}; set it or leave it out.")
-            headers["Authorization"] = f"Bearer {key}"
-        return headers
+        return text
 
 
 def picture_files(images: Tensor, jpeg_quality: int | None) -> list[bytes]:

@@ -71,7 +71,7 @@ def _judged(
     images: Tensor, prompts: list[str], metadata: list[dict[str, Any]]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
     """Return the judge's logits `(B, K)` and the index `(B,)` of each prompt's animal."""
-    judge = _load()
+    judge = embedded_judge()
     labels = list(judge.labels)
     animals = [animal_of(p, m, labels) for p, m in zip(prompts, metadata, strict=True)]
     return _logits(judge, images), np.array([labels.index(animal) for animal in animals], dtype=np.intp)
@@ -90,7 +90,8 @@ def _logits(judge: Judge, images: Tensor) -> npt.NDArray[np.float64]:
 
 
 @functools.cache
-def _load() -> Judge:
+def embedded_judge() -> Judge:
+    """Return the judge, loaded once per process."""
     from ddpo.embedded.judge import load_judge
 
     return load_judge()
