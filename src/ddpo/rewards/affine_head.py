@@ -20,7 +20,7 @@ def read_head(tensors: Mapping[str, Tensor], prefix: str, width: int, source: st
     """Return the layers `{prefix}N.weight`, `{prefix}N.bias` in the order of N, in float32.
 
     The gaps in the numbers are dropout layers, which do nothing when a picture is scored. Raises RewardError, naming
-    `source`, unless they lead from `width` numbers to one.
+    their `source`, unless they lead from `width` numbers to one.
     """
     pattern = re.compile(rf"{re.escape(prefix)}(\d+)\.weight")
     numbers = sorted(int(match[1]) for match in map(pattern.fullmatch, tensors) if match)
@@ -32,7 +32,8 @@ def read_head(tensors: Mapping[str, Tensor], prefix: str, width: int, source: st
     )
     if not layers or not fits or sizes[-1] != 1:
         raise RewardError(
-            f"{source} holds no layers '{prefix}N' from {width} numbers to one; give the head for this embedding."
+            f"weights: {source} holds no layers '{prefix}N' from {width} numbers to one; give the head for this "
+            "embedding."
         )
     return [(weight.float().to(device), bias.float().to(device)) for weight, bias in layers if bias is not None]
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddpo.rewards.bertscore import SCORER, Match, load_scorer
+from ddpo.rewards.contract import Array
 from ddpo.rewards.describers import LLAVA, append_log, ask, choose_describer
 from ddpo.runtime.errors import RewardError, nearest
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from torch import Tensor
 
 
@@ -54,7 +54,7 @@ def alignment(
     device: str = "auto",
     batch_size: int = 8,
     log: str | None = None,
-) -> npt.NDArray[np.float64]:
+) -> Array:
     """Return `recall_B`, BERTScore recall of the prompt by the description, at most 1; usually 0.5 to 0.95. Paper D.3.
 
     `describer` is a folder or hub id of a transformers image-text-to-text model (the default, LLaVA-1.5, is under

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddpo.media.image import to_pictures
+from ddpo.rewards.contract import Array
 from ddpo.rewards.pretrained import in_batches, load_network, load_tokenizer
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from PIL.Image import Image as Picture
     from torch import Tensor
 
@@ -31,7 +31,7 @@ def clip_score(
     model: str = MODEL,
     device: str = "auto",
     batch_size: int = 16,
-) -> npt.NDArray[np.float64]:
+) -> Array:
     """Return `100 cos_B` in [-100, 100], the angle between CLIP's embeddings of picture and prompt; usually 15 to 35.
 
     Unlike Hessel et al.'s CLIPScore (arXiv:2104.08718), `2.5 max(cos, 0)`, it is not cut at zero: 40 times CLIPScore
@@ -49,7 +49,7 @@ class Clip:
     network: Any
     tokenizer: Any
 
-    def cosines(self, images: Tensor, prompts: list[str], batch_size: int) -> npt.NDArray[np.float64]:
+    def cosines(self, images: Tensor, prompts: list[str], batch_size: int) -> Array:
         """Return the cosines `(B,)` between the embeddings of pictures `(B, 3, H, W)` in [0, 1] and of their prompts.
 
         Prompts are cut to the model's number of tokens (77).

@@ -1,24 +1,11 @@
-"""The user's own rewards: `path/to/file.py:function` or `package.module:function`."""
+"""What a function must be like to be a reward."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 from ddpo.runtime.errors import RewardError, nearest
-from ddpo.runtime.plugins import load_object
-
-
-def load_function(spec: str) -> Callable[..., Any]:
-    """Return the function that `path/to/file.py:function` or `package.module:function` names.
-
-    Raises RewardError when it cannot be loaded, or is not a callable of three arguments.
-    """
-    function: Callable[..., Any] = load_object(spec, "Reward", RewardError)
-    check_signature(spec, function, {})
-    return function
-
 
 CALLING = ("workers", "timeout", "on_error", "retries")
 """What is no option of a reward but of how rewards are called; somebody will look for it there."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ddpo.rewards.clip import load_clip
+from ddpo.rewards.contract import Array
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from torch import Tensor
 
 MODEL = "yuvalkirstain/PickScore_v1"
@@ -25,7 +23,7 @@ def pickscore(
     tokenizer: str = TOKENIZER,
     device: str = "auto",
     batch_size: int = 16,
-) -> npt.NDArray[np.float64]:
+) -> Array:
     """Return `exp(logit_scale) cos_B`, a CLIP-H's learnt preference for a picture given its prompt; usually 16 to 26.
 
     A difference of two pictures' scores is the logit of the probability that a person prefers the first. Kirstain et

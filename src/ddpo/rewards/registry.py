@@ -12,7 +12,7 @@ from ddpo.rewards.alignment import alignment
 from ddpo.rewards.clip import clip_score
 from ddpo.rewards.combinators import available_combinators, is_combination, load_combination
 from ddpo.rewards.contract import CombinedReward, LoadedReward, NamedReward, Reward
-from ddpo.rewards.custom import check_signature, load_function, media_of
+from ddpo.rewards.custom import check_signature, media_of
 from ddpo.rewards.hpsv2 import hpsv2
 from ddpo.rewards.image_reward import image_reward
 from ddpo.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility
@@ -23,6 +23,7 @@ from ddpo.rewards.pickscore import pickscore
 from ddpo.rewards.remote import SCHEMES, load_remote
 from ddpo.rewards.vqa import vqa
 from ddpo.runtime.errors import RewardError, nearest
+from ddpo.runtime.plugins import load_object
 
 RewardSpec = str | Reward | LoadedReward | Mapping[Any, Any]
 """Anything that stands for a reward in a configuration or in Python."""
@@ -166,9 +167,9 @@ def load_reward(spec: RewardSpec) -> LoadedReward:
     Raises RewardError for an unknown name or option, when the user's function cannot be loaded, and when a server
     cannot be reached.
     """
-    if isinstance(spec, NamedReward | CombinedReward):
+    if isinstance(spec, CombinedReward):
         return spec
-    if isinstance(spec, Mapping) and is_combination(spec):
+    if is_combination(spec):
         return load_combination(spec, _load_plain)
     return _load_plain(spec)
 
@@ -212,7 +213,7 @@ def _load_name(name: str, options: dict[str, Any]) -> NamedReward:
         entry = _REGISTRY[name]
         function, label, media = entry.function, entry.label, entry.media
     elif ":" in name:
-        function = load_function(name)
+        function = load_object(name, "Reward", RewardError)
         label, media = _label(function, name.rpartition(":")[2]), media_of(name, function)
     elif name.endswith(".py"):
         raise RewardError(f"Reward '{name}' is a file: name its function too, '{name}:function'.")
