@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddpo.rewards.bertscore import SCORER, Match, load_scorer
+from ddpo.rewards.bertscore import SCORER, load_scorer
 from ddpo.rewards.contract import Array
 from ddpo.rewards.describers import LLAVA, append_log, ask, choose_describer
 from ddpo.runtime.errors import RewardError, nearest
@@ -78,10 +77,6 @@ def alignment(
     references = [words.reference.replace("{prompt}", prompt) for prompt in prompts]
     matches = load_scorer(scorer, layer, device).match(descriptions, references, batch_size)
     if log is not None:
-        append_log(log, _rows(prompts, descriptions, matches))
+        rows = zip(prompts, descriptions, matches, strict=True)
+        append_log(log, ({"prompt": p, "description": d} | dataclasses.asdict(m) | {"f1": m.f1} for p, d, m in rows))
     return np.array([match.recall for match in matches])
-
-
-def _rows(prompts: list[str], descriptions: list[str], matches: list[Match]) -> Iterator[dict[str, Any]]:
-    for prompt, description, match in zip(prompts, descriptions, matches, strict=True):
-        yield {"prompt": prompt, "description": description} | dataclasses.asdict(match) | {"f1": match.f1}

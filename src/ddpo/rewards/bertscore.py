@@ -63,21 +63,20 @@ class BertScorer:
         import torch
         from torch.nn import functional
 
+        length = min(self.tokenizer.model_max_length, _MOST_TOKENS)
         tokens = self.tokenizer(
             texts,
             padding=True,
             truncation=True,
-            max_length=min(self.tokenizer.model_max_length, _MOST_TOKENS),
+            max_length=length,
             return_special_tokens_mask=True,
             return_tensors="pt",
         )
         kept_BL = (tokens["attention_mask"] == 1) & (tokens["special_tokens_mask"] == 0)
-        device = self.encoder.device
+        tokens = tokens.to(self.encoder.device)
         with torch.no_grad():
             hidden_BLE = self.encoder(
-                input_ids=tokens["input_ids"].to(device),
-                attention_mask=tokens["attention_mask"].to(device),
-                output_hidden_states=True,
+                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], output_hidden_states=True
             ).hidden_states[self.layer]
         unit_BLE = functional.normalize(hidden_BLE.float(), dim=-1).cpu()
         return [unit_LE[kept_L] for unit_LE, kept_L in zip(unit_BLE, kept_BL, strict=True)]

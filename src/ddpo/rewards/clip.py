@@ -73,9 +73,8 @@ class Clip:
         network = self.network
         length = network.config.text_config.max_position_embeddings
         tokens = self.tokenizer(prompts, padding=True, truncation=True, max_length=length, return_tensors="pt")
-        outputs = network.text_model(
-            input_ids=tokens["input_ids"].to(network.device), attention_mask=tokens["attention_mask"].to(network.device)
-        )
+        tokens = tokens.to(network.device)
+        outputs = network.text_model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
         embedding_BE: Tensor = network.text_projection(outputs.pooler_output)
         return embedding_BE
 

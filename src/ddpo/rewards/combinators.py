@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 from pydantic import Field
@@ -25,7 +25,7 @@ _CONSTANT = 1e-9
 """A standard deviation below this share of the largest value is rounding: the values do not differ."""
 
 
-def is_combination(spec: object) -> bool:
+def is_combination(spec: object) -> TypeGuard[Mapping[Any, Any]]:
     """Return whether `spec` is a mapping that combines rewards."""
     return _names_combinator(spec) or _is_weighted_sum(spec)
 
