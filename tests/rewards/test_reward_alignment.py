@@ -25,7 +25,7 @@ from PIL import Image
 from ddpo import media
 from ddpo.rewards import load_reward, score
 from ddpo.rewards.bertscore import BertScorer, Match, load_scorer
-from ddpo.rewards.describers import EndpointDescriber, LocalDescriber, judged_animals, picture_files
+from ddpo.rewards.describers import Describer, judged_animals, picture_files
 from ddpo.runtime.errors import RewardError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "riding", "bike", "plane", "is"]
@@ -164,7 +164,7 @@ def levels(*reds):
 
 def test_the_endpoint_gets_question_and_picture_and_its_answers_stay_in_order(server):
     reds = list(range(0, 200, 10))
-    describer = EndpointDescriber(server.address + "/", "llava", timeout=30, parallel=4, max_tokens=9)
+    describer = Describer("llava", server.address + "/", timeout=30, batch_size=4, max_tokens=9)
     assert [a.strip() for a in describer(levels(*reds), "what?")] == [f"red {red}" for red in reds]
     path, body, key = server.requests[0]
     assert (path, key) == ("/v1/chat/completions", None)
@@ -176,11 +176,11 @@ def test_the_endpoint_gets_question_and_picture_and_its_answers_stay_in_order(se
 
 def test_the_key_comes_from_the_named_environment_variable(server, monkeypatch):
     monkeypatch.setenv("MY_SERVERS_KEY", "abc")
-    EndpointDescriber(server.address, key_variable="MY_SERVERS_KEY")(levels(1), "what?")
+    Describer(endpoint=server.address, key_variable="MY_SERVERS_KEY")(levels(1), "what?")
     assert server.requests[0][2] == "Bearer abc"
     monkeypatch.delenv("MY_SERVERS_KEY")
     with pytest.raises(RewardError, match="the environment has no MY_SERVERS_KEY; set it"):
-        EndpointDescriber(server.address, key_variable="MY_SERVERS_KEY")(levels(1), "what?")
+        Describer(endpoint=server.address, key_variable="MY_SERVERS_KEY")(levels(1), "what?")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_an_endpoint_keeps_the_key_and_the_time_and_memory_of_a_run_safe(server,
 
     monkeypatch.setenv("MY_SERVERS_KEY", "abc")
     server.do_GET = server.do_POST = misbehave
-    describe = EndpointDescriber(server.address, timeout=0.5, key_variable="MY_SERVERS_KEY")
+    describe = Describer(endpoint=server.address, timeout=0.5, key_variable="MY_SERVERS_KEY")
     start = time.monotonic()
     with pytest.raises(RewardError, match=message):
         describe(levels(1), "what?")
@@ -242,7 +242,7 @@ def test_an_endpoint_keeps_the_key_and_the_time_and_memory_of_a_run_safe(server,
 def test_an_endpoint_that_is_not_there_is_an_error(encoder_folder):
     for endpoint, message in (("http://127.0.0.1:9/v1", "did not answer"), ("file:///etc", "is no address")):
         with pytest.raises(RewardError, match=message):
-            EndpointDescriber(endpoint, timeout=2)(levels(3), "what?")
+            Describer(endpoint=endpoint, timeout=2)(levels(3), "what?")
 
 
 @pytest.mark.parametrize(
@@ -301,12 +301,12 @@ def test_the_judge_names_what_it_sees(monkeypatch):
     monkeypatch.setattr("ddpo.rewards.describers.embedded_judge", lambda: scripted)
     # As many channels as classes: the brightest is the judge's choice.
     images = torch.eye(3)[[1, 0, 2]].view(3, 3, 1, 1).expand(-1, -1, 4, 4)
-    assert judged_animals(images, "unheard") == ["an ant", "a cat", "something else"]
+    assert judged_animals(images) == ["an ant", "a cat", "something else"]
 
 
 @needs_minilm
 def test_the_judges_own_animal_gets_the_highest_recall(monkeypatch):
-    monkeypatch.setattr("ddpo.rewards.describers.judged_animals", lambda images, question: ["a goat"] * len(images))
+    monkeypatch.setattr("ddpo.rewards.describers.judged_animals", lambda images: ["a goat"] * len(images))
     reward = load_reward({"name": "alignment", "describer": "judge", "scorer": "minilm", "device": "cpu"})
     recall_B = score(reward, media.Image(), torch.rand(3, 3, 64, 64), ["a goat", "a sheep", "an airplane"], [{}] * 3)
     assert recall_B[0] == pytest.approx(1.0)
@@ -433,7 +433,7 @@ def test_the_local_describer_answers_greedily_about_each_picture(llava_folder, b
                 logits = network(input_ids=torch.tensor([ids + answer]), pixel_values=pixels).logits
             answer.append(int(logits[0, -1].argmax()))
         expected.append(" ".join(words[a] for a in answer if a not in (0, 1, 2, 3)))
-    describer = LocalDescriber(str(llava_folder), "cpu", batch_size=batch_size, max_tokens=6)
+    describer = Describer(str(llava_folder), device="cpu", batch_size=batch_size, max_tokens=6)
     assert describer(images, "what ?") == expected
     assert len(set(expected)) > 1
 
@@ -442,9 +442,9 @@ def test_a_describer_that_cannot_be_had_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(RewardError, match=r"describer: llava-hf/llava-1.5-7b-hf .*cannot be reached"):
-        LocalDescriber()(levels(3), "what?")
+        Describer()(levels(3), "what?")
     with pytest.raises(RewardError, match="precision: 'fp8' is none of fp32, fp16, bf16"):
-        LocalDescriber(precision="fp8")(levels(3), "what?")
+        Describer(precision="fp8")(levels(3), "what?")
     with pytest.raises(RewardError, match=r"scorer: microsoft/deberta-xlarge-mnli .*cannot be reached"):
         load_scorer("microsoft/deberta-xlarge-mnli", None, "cpu")
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ddpo.rewards.bertscore import SCORER, load_scorer
 from ddpo.rewards.contract import Array
-from ddpo.rewards.describers import LLAVA, append_log, ask, choose_describer
+from ddpo.rewards.describers import LLAVA, Describer, append_log, ask
 from ddpo.runtime.errors import RewardError, nearest
 
 if TYPE_CHECKING:
@@ -69,10 +69,9 @@ def alignment(
     if preset not in PRESETS:
         raise RewardError(f"preset: there is no '{preset}'.{nearest(preset, PRESETS)} Known: {', '.join(PRESETS)}.")
     words = PRESETS[preset]
-    describe = choose_describer(
-        describer, endpoint, key_variable, timeout=timeout, precision=precision, max_tokens=max_tokens,
-        jpeg_quality=words.jpeg_quality, device=device, batch_size=batch_size,
-    )  # fmt: skip
+    describe = Describer(
+        describer, endpoint, key_variable, timeout, precision, max_tokens, words.jpeg_quality, device, batch_size
+    )
     descriptions = ask(describe, images, question or words.question, prompts)
     references = [words.reference.replace("{prompt}", prompt) for prompt in prompts]
     matches = load_scorer(scorer, layer, device).match(descriptions, references, batch_size)

@@ -11,7 +11,7 @@ import functools
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,43 +28,6 @@ if TYPE_CHECKING:
 LLAVA = "llava-hf/llava-1.5-7b-hf"
 JUDGE = "judge"
 _PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-Describer = Callable[["Tensor", str], list[str]]
-"""Returns an answer to a question about each picture `(B, 3, H, W)` in [0, 1]."""
-
-
-def choose_describer(
-    describer: str,
-    endpoint: str | None,
-    key_variable: str | None,
-    *,
-    timeout: float,
-    precision: str,
-    max_tokens: int,
-    jpeg_quality: int | None,
-    device: str,
-    batch_size: int,
-) -> Describer:
-    """Return the describer that a reward's options stand for; no model is loaded and no server asked yet.
-
-    With `endpoint`, `describer` is the model's name on that server; else it is `judge`, or a folder or hub id.
-    """
-    if endpoint is not None:
-        return EndpointDescriber(endpoint, describer, timeout, batch_size, max_tokens, jpeg_quality, key_variable)
-    if describer == JUDGE:
-        return judged_animals
-    return LocalDescriber(describer, device, precision, batch_size, max_tokens, jpeg_quality)
-
-
-def ask(describe: Describer, images: Tensor, question: str, prompts: Sequence[str]) -> list[str]:
-    """Return a describer's answers about pictures `(B, 3, H, W)` in [0, 1] without white space around them.
-
-    Raises RewardError, naming the picture's prompt, when one is empty, and whatever the describer raises.
-    """
-    answers = [answer.strip() for answer in describe(images, question)]
-    for prompt, answer in zip(prompts, answers, strict=True):
-        if not answer:
-            raise RewardError(f"describer: it said nothing about the picture for '{prompt}'; ask another.")
-    return answers
 
 
 def append_log(file: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -78,29 +41,38 @@ def append_log(file: str, rows: Iterable[Mapping[str, Any]]) -> None:
         ) from error
 
 
-def judged_animals(images: Tensor, question: str) -> list[str]:
-    """Return the embedded judge's first choices, `a cat` or `something else`; it hears no question."""
-    del question
-    judge = embedded_judge()
-    labels = [judge.labels[index] for index in judge.probabilities(images).argmax(1).tolist()]
-    return ["something else" if x == OTHER else f"{'an' if x[0] in 'aeiou' else 'a'} {x}" for x in labels]
-
-
 @dataclass(frozen=True)
-class LocalDescriber:
-    """A transformers image-text-to-text model with a chat template, decoding greedily."""
+class Describer:
+    """A transformers image-text-to-text model, here or behind an endpoint, or the embedded judge."""
 
     model: str = LLAVA
-    """Folder or hub id."""
-    device: str = "auto"
+    """Folder or hub id of one with a chat template, `judge`, or the name that the endpoint's server knows it by."""
+    endpoint: str | None = None
+    """An OpenAI-compatible server, such as vLLM, llama.cpp or Ollama, up to its version: `http://localhost:8000/v1`."""
+    key_variable: str | None = None
+    """The environment variable that holds the server's key, where it wants one; it is read at each question."""
+    timeout: float = 60.0
+    """Seconds to wait for the server's answer."""
     precision: str = "fp32"
-    batch_size: int = 8
+    """Of a model here; it decodes greedily."""
     max_tokens: int = 64
+    """Length of an answer."""
     jpeg_quality: int | None = None
-    """Show the model the pictures as JPEGs of this quality; losslessly without."""
+    """Show the pictures as JPEGs of this quality; as PNGs without."""
+    device: str = "auto"
+    batch_size: int = 8
+    """Pictures that the model sees, or questions that the server is asked, at once."""
 
     def __call__(self, images: Tensor, question: str) -> list[str]:
-        """Return an answer to the question about each picture; raises RewardError when the model cannot be loaded."""
+        """Return an answer to the question about each picture `(B, 3, H, W)` in [0, 1].
+
+        Raises RewardError when the model cannot be loaded or an answer does not come: never a zero.
+        """
+        if self.endpoint is not None:
+            return self._of_server(self.endpoint, images, question)
+        return judged_animals(images) if self.model == JUDGE else self._of_model(images, question)
+
+    def _of_model(self, images: Tensor, question: str) -> list[str]:
         import torch
         from PIL import Image
 
@@ -119,6 +91,52 @@ class LocalDescriber:
             answers += processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return answers
 
+    def _of_server(self, endpoint: str, images: Tensor, question: str) -> list[str]:
+        if problem_of_address(endpoint):
+            raise RewardError(f"endpoint: '{endpoint}' is no address; give one such as http://localhost:8000/v1.")
+        key = os.environ.get(self.key_variable) if self.key_variable is not None else None
+        if self.key_variable is not None and not key:
+            raise RewardError(f"key_variable: the environment has no {self.key_variable}; set it or leave it out.")
+
+        async def ask_all() -> list[str]:
+            free = asyncio.Semaphore(self.batch_size)
+
+            async def ask_one(picture: bytes) -> str:
+                body = self._body(question, picture)
+                async with free:
+                    return await _completion(f"{endpoint.rstrip('/')}/chat/completions", body, key, self.timeout)
+
+            return await asyncio.gather(*map(ask_one, picture_files(images, self.jpeg_quality)))
+
+        return in_event_loop(ask_all)
+
+    def _body(self, question: str, picture: bytes) -> bytes:
+        kind = "png" if self.jpeg_quality is None else "jpeg"
+        shown = {"url": f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"}
+        content = [{"type": "image_url", "image_url": shown}, {"type": "text", "text": question}]
+        messages = [{"role": "user", "content": content}]
+        body = {"model": self.model, "messages": messages, "max_tokens": self.max_tokens, "temperature": 0.0}
+        return json.dumps(body).encode()
+
+
+def ask(describe: Describer, images: Tensor, question: str, prompts: Sequence[str]) -> list[str]:
+    """Return a describer's answers about pictures `(B, 3, H, W)` in [0, 1] without white space around them.
+
+    Raises RewardError, naming the picture's prompt, when one is empty, and whatever the describer raises.
+    """
+    answers = [answer.strip() for answer in describe(images, question)]
+    for prompt, answer in zip(prompts, answers, strict=True):
+        if not answer:
+            raise RewardError(f"describer: it said nothing about the picture for '{prompt}'; ask another.")
+    return answers
+
+
+def judged_animals(images: Tensor) -> list[str]:
+    """Return the embedded judge's first choices: `a cat`, or `something else`."""
+    judge = embedded_judge()
+    labels = [judge.labels[index] for index in judge.probabilities(images).argmax(1).tolist()]
+    return ["something else" if x == OTHER else f"{'an' if x[0] in 'aeiou' else 'a'} {x}" for x in labels]
+
 
 @functools.cache
 def _load_describer(model: str, device: str, precision: str) -> tuple[Any, Any]:
@@ -133,68 +151,23 @@ def _load_describer(model: str, device: str, precision: str) -> tuple[Any, Any]:
         return network, AutoProcessor.from_pretrained(model)
 
 
-@dataclass(frozen=True)
-class EndpointDescriber:
-    """A server that speaks OpenAI's chat completions, such as vLLM, llama.cpp or Ollama."""
-
-    endpoint: str
-    """Up to the version: `http://localhost:8000/v1`."""
-    model: str = LLAVA
-    """The name that the server knows the model by."""
-    timeout: float = 60.0
-    """Seconds to wait for an answer."""
-    parallel: int = 8
-    """Questions asked at once."""
-    max_tokens: int = 64
-    jpeg_quality: int | None = None
-    """Send JPEGs of this quality; PNGs without."""
-    key_variable: str | None = None
-    """The environment variable that holds the server's key, where it wants one; it is read at each question."""
-
-    def __call__(self, images: Tensor, question: str) -> list[str]:
-        """Return the server's answer about each picture; raises RewardError when one does not come: never a zero."""
-        if problem_of_address(self.endpoint):
-            raise RewardError(f"endpoint: '{self.endpoint}' is no address; give one such as http://localhost:8000/v1.")
-        key = os.environ.get(self.key_variable) if self.key_variable is not None else None
-        if self.key_variable is not None and not key:
-            raise RewardError(f"key_variable: the environment has no {self.key_variable}; set it or leave it out.")
-
-        async def ask_all() -> list[str]:
-            free = asyncio.Semaphore(self.parallel)
-
-            async def ask_one(picture: bytes) -> str:
-                async with free:
-                    return await self._ask(question, picture, key)
-
-            return await asyncio.gather(*map(ask_one, picture_files(images, self.jpeg_quality)))
-
-        return in_event_loop(ask_all)
-
-    async def _ask(self, question: str, picture: bytes, key: str | None) -> str:
-        address = f"{self.endpoint.rstrip('/')}/chat/completions"
-        kind = "png" if self.jpeg_quality is None else "jpeg"
-        shown = {"url": f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"}
-        content = [{"type": "image_url", "image_url": shown}, {"type": "text", "text": question}]
-        messages = [{"role": "user", "content": content}]
-        body = {"model": self.model, "messages": messages, "max_tokens": self.max_tokens, "temperature": 0.0}
-        try:
-            answer = await exchange(address, json.dumps(body).encode(), token=key, seconds=self.timeout, proxies=True)
-        except NoAnswerError as error:
-            raise RewardError(
-                f"endpoint: {address} did not answer ({error}); start the server or raise 'timeout'."
-            ) from error
-        if answer.status != 200:
-            said = " ".join(answer.body[:2000].decode(errors="replace").split())[:300]
-            raise RewardError(f"endpoint: {address} answered {answer.status}: {said}; mend the request or the server.")
-        try:
-            text = json.loads(answer.body)["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise RewardError(
-                f"endpoint: {address} sent no chat completion; give an OpenAI-compatible server."
-            ) from error
-        if not isinstance(text, str):
-            raise RewardError(f"endpoint: {address} sent an answer without text; give a model that answers in words.")
-        return text
+async def _completion(address: str, body: bytes, key: str | None, seconds: float) -> str:
+    try:
+        answer = await exchange(address, body, token=key, seconds=seconds, proxies=True)
+    except NoAnswerError as error:
+        raise RewardError(
+            f"endpoint: {address} did not answer ({error}); start the server or raise 'timeout'."
+        ) from error
+    if answer.status != 200:
+        said = " ".join(answer.body[:2000].decode(errors="replace").split())[:300]
+        raise RewardError(f"endpoint: {address} answered {answer.status}: {said}; mend the request or the server.")
+    try:
+        text = json.loads(answer.body)["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise RewardError(f"endpoint: {address} sent no chat completion; give an OpenAI-compatible server.") from error
+    if not isinstance(text, str):
+        raise RewardError(f"endpoint: {address} sent an answer without text; give a model that answers in words.")
+    return text
 
 
 def picture_files(images: Tensor, jpeg_quality: int | None) -> list[bytes]:

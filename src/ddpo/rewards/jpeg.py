@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddpo.media.image import to_uint8
+from ddpo.media.image import to_pictures
 from ddpo.rewards.contract import Array
 
 if TYPE_CHECKING:
@@ -38,16 +38,9 @@ def jpeg_size(images: Tensor, quality: int = QUALITY) -> Array:
 
     Raises ValueError when an image holds NaN or an infinity.
     """
-    from PIL import Image
-
-    image_BCHW = images.numpy()
-    size_B = np.empty(len(image_BCHW), dtype=np.float64)
-    for index, image_CHW in enumerate(image_BCHW):
+    size_B = np.empty(len(images), dtype=np.float64)
+    for index, picture in enumerate(to_pictures(images)):
         buffer = io.BytesIO()
-        try:
-            pixels_HWC = to_uint8(image_CHW[None])[0]
-        except ValueError as error:
-            raise ValueError(f"sample {index}: {error}") from error
-        Image.fromarray(pixels_HWC).save(buffer, "JPEG", quality=quality)
+        picture.save(buffer, "JPEG", quality=quality)
         size_B[index] = buffer.tell() / 1000
     return size_B

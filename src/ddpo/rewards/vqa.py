@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ddpo.rewards.contract import Array
-from ddpo.rewards.describers import LLAVA, Describer, append_log, ask, choose_describer
+from ddpo.rewards.describers import LLAVA, Describer, append_log, ask
 from ddpo.runtime.errors import RewardError
 from ddpo.runtime.number_words import with_digits
 
@@ -54,10 +54,9 @@ def vqa(
     an answer is empty: a failure is never a score.
     """
     questions_B = [questions_of(*sample) for sample in zip(prompts, metadata, strict=True)]
-    describe = choose_describer(
-        describer, endpoint, key_variable, timeout=timeout, precision=precision, max_tokens=max_tokens,
-        jpeg_quality=jpeg_quality, device=device, batch_size=batch_size,
-    )  # fmt: skip
+    describe = Describer(
+        describer, endpoint, key_variable, timeout, precision, max_tokens, jpeg_quality, device, batch_size
+    )
     answers = _answers(describe, images, prompts, questions_B)
     rows_B = [
         [
