@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,5 +76,5 @@ def alignment(
     matches = load_scorer(scorer, layer, device).match(descriptions, references, batch_size)
     if log is not None:
         rows = zip(prompts, descriptions, matches, strict=True)
-        append_log(log, ({"prompt": p, "description": d} | dataclasses.asdict(m) | {"f1": m.f1} for p, d, m in rows))
+        append_log(log, ({"prompt": p, "description": d} | m._asdict() | {"f1": m.f1} for p, d, m in rows))
     return np.array([match.recall for match in matches])

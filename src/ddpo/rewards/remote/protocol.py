@@ -29,7 +29,7 @@ class _Sent(BaseModel):
 class _Answered(BaseModel):
     """Taken literally as well, but with room for fields of later servers."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+    model_config = ConfigDict(frozen=True, strict=True)
 
 
 class ScoreItem(_Sent):
