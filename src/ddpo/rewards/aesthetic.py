@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from ddpo.rewards.affine_head import Head, apply_head, read_head
 from ddpo.rewards.clip import MODEL, load_clip
 from ddpo.rewards.contract import Array
-from ddpo.rewards.pretrained import in_batches, read_checkpoint, resolve_device
+from ddpo.rewards.pretrained import Head, apply_head, in_batches, read_checkpoint, read_head, resolve_device
 
 if TYPE_CHECKING:
     from torch import Tensor

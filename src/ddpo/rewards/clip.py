@@ -1,4 +1,4 @@
-"""The reward `clip-score`, and CLIP's pictures, prompts and cosines for the rewards built on it."""
+"""The rewards `clip-score` and `pickscore`, and CLIP's pictures, prompts and cosines for others built on it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MODEL = "openai/clip-vit-large-patch14"
+PICKSCORE = "yuvalkirstain/PickScore_v1"
+PICKSCORE_TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """CLIP's own mean and standard deviation of red, green and blue, which its successors kept."""
@@ -40,6 +42,28 @@ def clip_score(
     """
     del metadata
     return 100 * load_clip(model, model, device).cosines(images, prompts, batch_size)
+
+
+def pickscore(
+    images: Tensor,
+    prompts: list[str],
+    metadata: list[dict[str, Any]],
+    *,
+    model: str = PICKSCORE,
+    tokenizer: str = PICKSCORE_TOKENIZER,
+    device: str = "auto",
+    batch_size: int = 16,
+) -> Array:
+    """Return `exp(logit_scale) cos_B`, a CLIP-H's learnt preference for a picture given its prompt; usually 16 to 26.
+
+    A difference of two pictures' scores is the logit of the probability that a person prefers the first. Kirstain et
+    al., Pick-a-Pic (arXiv:2305.01569); code MIT. `model` (a transformers CLIPModel) and `tokenizer` are folders
+    or hub ids. Raises RewardError when they cannot be loaded.
+    """
+    del metadata
+    clip = load_clip(model, tokenizer, device)
+    scale = float(clip.network.logit_scale.exp())
+    return scale * clip.cosines(images, prompts, batch_size)
 
 
 @dataclass(frozen=True)

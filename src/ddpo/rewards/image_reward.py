@@ -7,15 +7,17 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ddpo.rewards.affine_head import Head, apply_head, read_head
 from ddpo.rewards.clip import clip_pixels
 from ddpo.rewards.contract import Array
 from ddpo.rewards.pretrained import (
+    Head,
+    apply_head,
     filled,
     in_batches,
     load_tokenizer,
     loading,
     read_checkpoint,
+    read_head,
     renamed,
     resolve_device,
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from ddpo.rewards.aesthetic import aesthetic
 from ddpo.rewards.alignment import alignment
-from ddpo.rewards.clip import clip_score
+from ddpo.rewards.clip import clip_score, pickscore
 from ddpo.rewards.combinators import available_combinators, is_combination, load_combination
 from ddpo.rewards.contract import CombinedReward, LoadedReward, NamedReward, Reward
 from ddpo.rewards.custom import media_of, with_options
@@ -18,7 +18,6 @@ from ddpo.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility
 from ddpo.rewards.judge import judge_probability, judge_recognition
 from ddpo.rewards.nsfw import nsfw_penalty
 from ddpo.rewards.ocr import ocr
-from ddpo.rewards.pickscore import pickscore
 from ddpo.rewards.remote import SCHEMES, load_remote
 from ddpo.rewards.vqa import vqa
 from ddpo.runtime.errors import RewardError, nearest

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import hashlib
+import inspect
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,7 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from ddpo.rewards import NamedReward
+from ddpo.rewards import NamedReward, reward_entries
 from ddpo.rewards.remote.pictures import PngError, open_png, pixels_of
 from ddpo.rewards.remote.protocol import (
     PROTOCOL,
@@ -27,9 +33,9 @@ from ddpo.rewards.remote.protocol import (
 from ddpo.rewards.server import Limits
 from ddpo.rewards.server.batching import Batcher, Sample
 from ddpo.rewards.server.gate import Gate
-from ddpo.rewards.server.identity import PACKAGE_VERSION, version_of
 from ddpo.runtime.errors import RewardError
 
+PACKAGE_VERSION = version("ddpo")
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "The token is missing or wrong"},
     413: {"model": Problem, "description": "More than the limits allow"},
@@ -122,6 +128,28 @@ def unpacked(items: Sequence[ScoreItem], limits: Limits) -> list[Sample]:
         except PngError as error:
             raise HTTPException(422, f"Item '{item.id}': {error}.") from None
     return samples
+
+
+def version_of(reward: NamedReward) -> str:
+    """Return the version of a reward: that of the package, with a hash of its options and, for a user's, its file."""
+    function: Any = reward.function
+    options: dict[str, Any] = {}
+    if isinstance(function, functools.partial):
+        function, options = function.func, function.keywords
+    source = b"" if reward.name in reward_entries() else _source(function)
+    if not options and not source:
+        return PACKAGE_VERSION
+    described = json.dumps(options, sort_keys=True, default=repr).encode() + source
+    return f"{PACKAGE_VERSION}+{hashlib.sha256(described).hexdigest()[:8]}"
+
+
+def _source(function: Any) -> bytes:
+    """Return the file that a function stands in, empty when there is none."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(function))
+    except (TypeError, ValueError):
+        return b""
+    return Path(file).read_bytes() if file and Path(file).is_file() else b""
 
 
 async def _malformed(_: Request, error: Exception) -> JSONResponse:
