@@ -169,10 +169,9 @@ class _Cached(Options):
 
     def formula(self, builder: _Builder) -> Formula:
         outside, builder.cache_size = builder.cache_size, self.size
-        try:
-            return builder.formula(self.reward)
-        finally:
-            builder.cache_size = outside
+        inner = builder.formula(self.reward)
+        builder.cache_size = outside
+        return inner
 
 
 _COMBINATORS: dict[str, type[_Sum | _Product | _Clip | _Cached]] = {
@@ -197,9 +196,9 @@ def _term(builder: _Builder, spec: Any) -> Formula:
     term = parse_options(_Term, "sum", settings)
     if term.clip is not None:
         inner = _clipped(inner, *term.clip)
-    normalise = {"raw": None, "z-score": z_score, "rank": rank}[term.normalise]
-    if normalise is None:
+    if term.normalise == "raw":
         return _weighted(inner, term.weight)
+    normalise = {"z-score": z_score, "rank": rank}[term.normalise]
 
     def value(scores: ComponentScores, reference: ComponentScores) -> Array:
         return normalise(inner.value(scores, reference), inner.value(reference, reference))
