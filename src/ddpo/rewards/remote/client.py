@@ -117,11 +117,15 @@ class RemoteReward:
         Raises RewardError for a sample that could not be scored, naming the server, the sample and the cause.
         """
         nonce = uuid.uuid4().hex[:8]  # an answer to another request is not mistaken for this one's
-        pngs = map(to_png, to_uint8(images.numpy()))
-        items = [
-            _item(f"{nonce}-{index}-{len(prompts)}", *sample)
-            for index, sample in enumerate(zip(pngs, prompts, metadata, strict=True))
-        ]
+        items: list[ScoreItem] = []
+        for prompt, about, pixels in zip(prompts, metadata, to_uint8(images.numpy()), strict=True):
+            name = f"{nonce}-{len(items)}-{len(prompts)}"
+            try:
+                items.append(ScoreItem(id=name, image=to_png(pixels), prompt=prompt, metadata=about))
+            except ValidationError as error:
+                problem = error.errors()[0]
+                where = ".".join(str(part) for part in problem["loc"][:2])
+                raise RewardError(f"{_name(name, prompt)} cannot be sent: {where}: {problem['msg']}.") from None
         scores: dict[str, float] = {}
         in_event_loop(lambda: self._score(items, scores))
         return np.array([scores[item.id] for item in items], dtype=np.float64)
@@ -171,16 +175,6 @@ class RemoteReward:
         raise RewardError(
             f"{server.url} did not score {_name(items[0].id, items[0].prompt)}{more}: {str(failure).rstrip('.')}."
         )
-
-
-def _item(name: str, image: str, prompt: str, metadata: dict[str, Any]) -> ScoreItem:
-    """Return a sample as it travels; raises RewardError for a prompt or metadata that JSON cannot hold."""
-    try:
-        return ScoreItem(id=name, image=image, prompt=prompt, metadata=metadata)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"][:2])
-        raise RewardError(f"{_name(name, prompt)} cannot be sent: {where}: {problem['msg']}.") from None
 
 
 def _name(name: str, prompt: str) -> str:
