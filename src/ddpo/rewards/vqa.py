@@ -60,8 +60,8 @@ def vqa(
     answers = _answers(describe, images, prompts, questions_B)
     rows_B = [
         [
-            {"prompt": prompt, "question": asked, "expected": expected, "answer": (answer := answers[index, asked])}
-            | {"agrees": agrees(answer, expected)}
+            {"prompt": prompt, "question": asked, "expected": expected, "answer": answers[index, asked]}
+            | {"agrees": agrees(answers[index, asked], expected)}
             for asked, expected in questions
         ]
         for index, (prompt, questions) in enumerate(zip(prompts, questions_B, strict=True))
