@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ddpo.report.wording import MINUS as MINUS  # for experiments/
 from ddpo.report.wording import number
 from ddpo.runs.record import Floats, finite
 from ddpo.runtime.errors import RunFolderError

@@ -9,8 +9,6 @@ import numpy as np
 from ddpo.report.intervals import Mean, bootstrap
 from ddpo.runs.record import EvaluationRecord, Floats, RunRecord
 
-_RESAMPLES = 2000
-
 
 @dataclass(frozen=True)
 class Change:
@@ -43,11 +41,11 @@ def trained_change(run: RunRecord) -> Change | None:
 def other_changes(run: RunRecord) -> list[Change]:
     """Return what became of the rewards that were only measured, without the trained one turned round."""
     names = run.evaluations[-1].rewards if run.evaluations else []
-    changes = (change(run, name) for name in names if name != run.trained_reward and not mirrors(run, name))
+    changes = (change(run, name) for name in names if name != run.trained_reward and not _mirrors(run, name))
     return [found for found in changes if found is not None]
 
 
-def mirrors(run: RunRecord, reward: str) -> bool:
+def _mirrors(run: RunRecord, reward: str) -> bool:
     """Return whether a reward is the trained one turned round, as incompressibility is compressibility.
 
     Its scores then lie on one falling line over the trained reward's at every evaluation.
@@ -71,5 +69,4 @@ def measured(evaluation: EvaluationRecord, reward: str) -> Mean | None:
 def _mean(value_B: Floats, evaluation: EvaluationRecord) -> Mean:
     """Return the mean over samples; those of one prompt are not independent of each other, where there are several."""
     prompts = [sample.prompt for sample in evaluation.samples]
-    clusters = prompts if len(set(prompts)) > 1 else None
-    return bootstrap(value_B, clusters=clusters, resamples=_RESAMPLES)
+    return bootstrap(value_B, clusters=prompts if len(set(prompts)) > 1 else None, resamples=2000)

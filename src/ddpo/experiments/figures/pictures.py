@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ddpo.experiments.figures.style import FAINT, INK, new_figure
 from ddpo.experiments.results import TextRow, grouped, kind_title, read_rows
-from ddpo.report.curve import MINUS
+from ddpo.report.wording import MINUS
 from ddpo.report.wording import number
 
 if TYPE_CHECKING:
