@@ -6,10 +6,12 @@ import csv
 import subprocess
 import sys
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 from synthetic_runs import SIDE, write_evaluation, write_run
 
@@ -122,7 +124,7 @@ def test_figure_7_measures_what_the_reward_costs(tmp_path):
     folder = publish(load_experiment("figure-7"), runs, ABOUT, tmp_path / "results")
     # the evaluations are at iterations 0, 2, 4, 6, 8
     assert parting(Runs(folder), "emoji-compressibility", "ddpo-is") == 6 * 128
-    assert "| judge's recognition | 1,024 | 0.9 | 0.3990 [0.3965, 0.4015] | -0.5010 [-0.50" in words(folder)
+    assert "| recognition (share) | 1,024 | 0.9 | 0.3990 [0.3965, 0.4015] | -0.5010 [-0.50" in words(folder)
     assert (folder / "samples.svg").is_file()
 
 
@@ -287,8 +289,12 @@ def test_csv_files_are_plain(tmp_path):
 
 def words_of(figure) -> list[str]:
     """Return the words of a figure from top to bottom, then from left to right."""
-    placed = [(-text.get_position()[1], text.get_position()[0], text.get_text()) for text in figure.texts]
-    return [" ".join(text.split()) for _, _, text in sorted(placed) if text]
+    figure.canvas.draw()
+    texts = [text for text in figure.findobj(Text) if text.get_text()]
+    corners = [(round(-text.get_window_extent().y0), text.get_window_extent().x0) for text in texts]
+    return [
+        " ".join(text.get_text().split()) for _, text in sorted(zip(corners, texts, strict=True), key=itemgetter(0))
+    ]
 
 
 def picture_table(folder: Path, runs: dict[tuple[str, str], tuple[list[str], list[int]]]) -> Path:

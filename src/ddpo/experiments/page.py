@@ -11,16 +11,9 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from ddpo.experiments.definition import OF_PICTURES, Experiment, sides
-from ddpo.experiments.results import RECOGNITION, Point, Runs, changes, kind_title, panel_title, read_rows
+from ddpo.experiments.results import COSTS, Point, Runs, changes, kind_title, panel_title, read_rows
 from ddpo.report.intervals import Mean
-from ddpo.report.wording import count, duration, number, signed, with_interval
-
-_MEASURES = {
-    RECOGNITION: "judge's recognition",
-    "evaluation_diversity": "diversity",
-    "evaluation_kl_to_base": "divergence from the base model, nats",
-}
-"""What an overoptimised reward may cost, by its column in runs.csv."""
+from ddpo.report.wording import count, duration, number, with_interval
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,7 @@ def _tables(experiment: Experiment, folder: Path) -> list[Table]:
 
 def _rewards(experiment: Experiment, runs: Runs) -> Table:
     """Return the trained reward at the end, or after every round, with the other measures of overoptimisation."""
-    measures = _MEASURES if experiment.figure == "overoptimisation" else {}
+    measures = COSTS if experiment.figure == "overoptimisation" else {}
     rows = []
     for recipe in runs.recipes:
         for variant in runs.variants:
@@ -106,7 +99,7 @@ def _generalisation(folder: Path) -> Table:
     table = read_rows(folder / "evaluation.csv")
     rows = []
     for each in changes(table):
-        by_seed = " ".join(signed(float(f"{value:.3g}")) for value in each.by_seed)
+        by_seed = " ".join(number(value, 3, sign=True) for value in each.by_seed)
         means = number(each.base, 3), number(each.trained, 3), _signed(each.mean), by_seed
         where = each.row["label"], each.row["prompt_set"], str(each.mean.number)
         rows.append([kind_title(table, each.row), *where, *means])
