@@ -162,7 +162,7 @@ def test_figure_6_compares_prompt_sets(tmp_path):
     ]
     assert found[0].mean.mean == pytest.approx(0.8, abs=0.1)
     assert found[0].mean.number == 12  # prompts are what is resampled
-    assert [change.mean.is_clear for change in found] == [True, True, False]
+    assert [change.mean.rose for change in found] == [True, True, False]
 
 
 def test_figure_6_shows_what_both_models_draw(tmp_path):
@@ -257,7 +257,7 @@ def test_an_error_leaves_the_former_results(tmp_path):
     run = write_run(tmp_path / "broken")
     for file in (run.folder / "samples").glob("*.json"):
         file.write_text("{")
-    with pytest.raises(ExperimentError, match=r"delete .*broken to train the run anew"):
+    with pytest.raises(ExperimentError, match=r"Delete .*broken to train the run anew"):
         publish(load_experiment("figure-3"), [run], ABOUT, tmp_path / "results")
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 

@@ -5,27 +5,21 @@ Never imports torch.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from ddpo.experiments.tables import FinishedRun, Row, write_rows
+from ddpo.report.grid import draw_tiles, tile_columns
 from ddpo.runs.folder import picture_file
-from ddpo.runtime.files import write_atomically
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 T = TypeVar("T")
 
 PICTURE_SIZE = 128
 """Pictures larger than this many pixels are made smaller for the sheet."""
-SHEET_COLUMNS = 12
-"""Pictures in a row of the sheet."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +41,15 @@ def fixed_samples(runs: Iterable[FinishedRun], prompts: int, moments: int) -> li
     """
     pictures = []
     for run in runs:
-        for record in spread([record for record in run.records() if record.tiles is not None], moments):
-            tiles = record.tiles
-            assert tiles is not None, "those without are left out"
+        drawn = [(record, record.tiles) for record in run.records() if record.tiles is not None]
+        for record, tiles in spread(drawn, moments):
             # The fixed samples go through all prompts before one comes again.
             for index in spread(range(len({sample.prompt for sample in record.samples})), prompts):
                 sample = record.samples[index]
-                shown = {"prompt": sample.prompt, "sample_seed": sample.seed}
+                reward = sample.rewards[str(record.trained_reward)]
+                row = {"prompt": sample.prompt, "sample_seed": sample.seed, "reward": reward}
                 x, y = index % tiles.columns * tiles.width, index // tiles.columns * tiles.height
-                row = run.row(record) | shown | {"reward": sample.rewards[str(record.trained_reward)]}
-                pictures.append(Picture(row, tiles.path, (x, y, x + tiles.width, y + tiles.height)))
+                pictures.append(Picture(run.row(record) | row, tiles.path, (x, y, x + tiles.width, y + tiles.height)))
     return pictures
 
 
@@ -68,43 +61,29 @@ def drawn_prompts(runs: Iterable[FinishedRun]) -> list[Picture]:
         for record, model in ((records[0], "base"), (records[-1], "trained")):
             for drawing in run.drawings:
                 for prompt in drawing.prompts:
-                    shown = {"prompt": prompt, "sample_seed": 0, "reward": None, "prompt_set": drawing.label}
-                    file = picture_file(getattr(drawing, model), prompt, 0)
-                    pictures.append(Picture(run.row(record) | shown, file))
+                    row = {"prompt": prompt, "sample_seed": 0, "reward": None, "prompt_set": drawing.label}
+                    pictures.append(Picture(run.row(record) | row, picture_file(getattr(drawing, model), prompt, 0)))
     return pictures
 
 
 def spread(values: Sequence[T], number: int) -> list[T]:
     """Return at most `number` of the values, evenly spread, the first and the last among them."""
-    if len(values) <= number:
-        return list(values)
-    return [values[round(place)] for place in np.linspace(0, len(values) - 1, number)]
+    return [values[round(place)] for place in np.linspace(0, len(values) - 1, min(number, len(values)))]
 
 
 def write_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
     """Write pictures.png, row by row, and pictures.csv, which says for each picture where it is and what it shows."""
     from PIL import Image
 
-    tiles = [_tile(picture) for picture in pictures]
-    width, height = tiles[0].size
-    columns = min(SHEET_COLUMNS, len(tiles))
-    sheet = Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height))
-    rows = []
-    for number, (tile, picture) in enumerate(zip(tiles, pictures, strict=True)):
-        x, y = number % columns * width, number // columns * height
-        sheet.paste(tile, (x, y))
-        rows.append({"x": x, "y": y, "width": width, "height": height, **picture.row})
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
-    write_atomically(folder / "pictures.png", buffer.getvalue())
-    write_rows(folder / "pictures.csv", rows)
-
-
-def _tile(picture: Picture) -> Image:
-    from PIL import Image
-
-    with Image.open(picture.file) as sheet:
-        tile = sheet.convert("RGB").crop(picture.box)
-    scale = min(1.0, PICTURE_SIZE / max(tile.size))
-    size = round(tile.width * scale), round(tile.height * scale)
-    return tile if scale == 1 else tile.resize(size, Image.Resampling.LANCZOS)
+    tiles = []
+    for picture in pictures:
+        with Image.open(picture.file) as sheet:
+            tile = sheet.convert("RGB").crop(picture.box)
+        tile.thumbnail((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.LANCZOS)
+        tiles.append(np.asarray(tile))
+    draw_tiles(np.stack(tiles), folder / "pictures.png")
+    height, width = tiles[0].shape[:2]
+    columns = tile_columns(len(tiles))
+    places = [{"x": index % columns * width, "y": index // columns * height} for index in range(len(tiles))]
+    size = {"width": width, "height": height}
+    write_rows(folder / "pictures.csv", [at | size | each.row for at, each in zip(places, pictures, strict=True)])

@@ -63,14 +63,10 @@ class FinishedRun:
 
     def records(self) -> list[EvaluationRecord]:
         """Return the evaluations of the fixed samples by iteration; raises ExperimentError if one cannot be read."""
-        samples = RunFolder(self.folder).samples
-        files = sorted(samples.glob("iteration-*.json"))
-        try:
-            records = [EvaluationRecord.parse(json.loads(file.read_text(encoding="utf-8")), samples) for file in files]
-        except (OSError, ValueError) as error:
-            raise ExperimentError(f"{samples}: {error}; delete {self.folder} to train the run anew.") from None
-        if not records:
-            raise ExperimentError(f"{samples} holds no evaluation; delete {self.folder} to train the run anew.")
+        records, problems = RunFolder(self.folder).read_evaluations()
+        if problems or not records:
+            why = " ".join(problems) or "There is no evaluation of the fixed samples."
+            raise ExperimentError(f"{self.folder}: {why} Delete {self.folder} to train the run anew.")
         return records
 
 

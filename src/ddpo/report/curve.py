@@ -44,11 +44,10 @@ def draw_curve(
     figure = Figure(figsize=(7.5, 4.5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="reward queries", ylabel=label, title=title)
-    axes.fill_between(
-        queries_N, smooth_N - reach_N, smooth_N + reach_N, color=_COLOUR, alpha=0.2, linewidth=0, label="95 % interval"
-    )
-    axes.plot(queries_N, mean_N, "o", color=_COLOUR, alpha=0.35, markersize=3.5, markeredgewidth=0, label="iterations")
     told = f"running mean, {number(smooth_N[0])} to {number(smooth_N[-1])}"
+    band = smooth_N - reach_N, smooth_N + reach_N
+    axes.fill_between(queries_N, *band, color=_COLOUR, alpha=0.2, linewidth=0, label="95 % interval")
+    axes.plot(queries_N, mean_N, "o", color=_COLOUR, alpha=0.35, markersize=3.5, markeredgewidth=0, label="iterations")
     axes.plot(queries_N, smooth_N, color=_COLOUR, linewidth=2.2, label=told)
     axes.margins(x=0.03, y=0.14)
     axes.grid(alpha=0.25)
@@ -68,10 +67,7 @@ def running_mean(mean_N: Floats, error_N: Floats, window: int | None = None) -> 
     samples are independent.
     """
     reach = (len(mean_N) // 10 if window is None else window) // 2
-    kernel = np.ones(2 * reach + 1)
-
-    def totals(value_N: Floats) -> Floats:
-        return np.convolve(value_N, kernel)[reach : reach + len(value_N)]
-
-    reached_N = totals(np.ones(len(mean_N)))
-    return totals(mean_N) / reached_N, np.sqrt(totals(error_N**2)) / reached_N
+    stretches = [slice(max(0, index - reach), index + reach + 1) for index in range(len(mean_N))]
+    smooth = [mean_N[stretch].mean() for stretch in stretches]
+    error = [np.sqrt(np.square(error_N[stretch]).sum()) / len(error_N[stretch]) for stretch in stretches]
+    return np.array(smooth), np.array(error)

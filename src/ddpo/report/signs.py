@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ddpo.report.curve import NORMAL_95
 from ddpo.report.fixed_samples import Change, other_changes, trained_change
@@ -131,26 +131,24 @@ def _reward(run: RunRecord) -> Iterator[Finding]:
 
 def _collapse(run: RunRecord) -> Iterator[Finding]:
     """Look whether the reward was higher before: compares the best stretch of iterations with the first and last."""
-    key = "reward/mean"
-    means, errors = _reward_with_errors(run)
-    if len(means) < ENOUGH_ITERATIONS:
+    key, rewards = "reward/mean", _rewards(run)
+    if len(rewards) < ENOUGH_ITERATIONS:
         return
-    width = max(2, len(means) // 6)
-    stretches = [slice(first, first + width) for first in range(0, len(means) - width + 1, width // 2)]
-    stretches.append(slice(len(means) - width, None))
-    levels = [fmean(means[stretch]) for stretch in stretches]
-    error = [_mean_error(errors[stretch]) for stretch in stretches]
-    best = max(range(len(levels)), key=levels.__getitem__)
-    gained, lost = levels[best] - levels[0], levels[best] - levels[-1]
-    chance = COLLAPSE_ERRORS * math.hypot(error[best], max(error[0], error[-1]))
-    where = f"iterations {run.iterations[stretches[best]][0]} to {run.iterations[stretches[best]][-1]}"
+    width = max(2, len(rewards) // 6)
+    starts = [*range(0, len(rewards) - width + 1, width // 2), len(rewards) - width]
+    stretches = [rewards[start : start + width] for start in starts]
+    levels = [_mean_of(stretch) for stretch in stretches]
+    (start, start_error), (end, end_error) = levels[0], levels[-1]
+    (best, best_error), at_best = max(zip(levels, stretches, strict=True), key=lambda pair: pair[0][0])
+    gained, lost = best - start, best - end
+    chance = COLLAPSE_ERRORS * math.hypot(best_error, max(start_error, end_error))
+    where = f"iterations {at_best[0].iteration} to {at_best[-1].iteration}"
     if min(gained, lost) <= chance or lost < COLLAPSE * gained:
-        text = f"{number(levels[best])} in {where}, {number(levels[-1])} at the end"
-        yield clear("Best reward of the run", text, key)
+        yield clear("Best reward of the run", f"{number(best)} in {where}, {number(end)} at the end", key)
         return
     text = (
-        f"The mean reward rose from {number(levels[0])} to {number(levels[best])} ({where}) and fell back to "
-        f"{number(levels[-1])}, losing {share(lost / gained)} of the gain."
+        f"The mean reward rose from {number(start)} to {number(best)} ({where}) and fell back to {number(end)}, "
+        f"losing {share(lost / gained)} of the gain."
     )
     advice = "Lower learning_rate, and train no longer than to the best iterations."
     yield sign("The reward collapsed", text, key, advice=advice, grave=True)
@@ -299,25 +297,34 @@ def _reward_trend(run: RunRecord) -> Mean | None:
 
     None with too few iterations, or without standard errors.
     """
-    means, errors = _reward_with_errors(run)
-    if len(means) < ENOUGH_ITERATIONS:
+    rewards = _rewards(run)
+    if len(rewards) < ENOUGH_ITERATIONS:
         return None
-    third = len(means) // 3
-    change = fmean(means[-third:]) - fmean(means[:third])
-    error = math.hypot(_mean_error(errors[:third]), _mean_error(errors[-third:]))
-    return Mean(change, error, change - NORMAL_95 * error, change + NORMAL_95 * error, len(means))
+    third = len(rewards) // 3
+    (first, first_error), (last, last_error) = _mean_of(rewards[:third]), _mean_of(rewards[-third:])
+    change, error = last - first, math.hypot(first_error, last_error)
+    return Mean(change, error, change - NORMAL_95 * error, change + NORMAL_95 * error, len(rewards))
 
 
-def _reward_with_errors(run: RunRecord) -> tuple[list[float], list[float]]:
+class _Reward(NamedTuple):
+    iteration: int
+    mean: float
+    error: float
+
+
+def _rewards(run: RunRecord) -> list[_Reward]:
     """Return mean reward and its standard error of every iteration that has both."""
-    pairs = [(finite(row.get("reward/mean")), finite(row.get("reward/standard_error"))) for row in run.metrics]
-    known = [(mean, error) for mean, error in pairs if mean is not None and error is not None]
-    return [mean for mean, _ in known], [error for _, error in known]
+    rewards = []
+    for iteration, row in zip(run.iterations, run.metrics, strict=True):
+        mean, error = finite(row.get("reward/mean")), finite(row.get("reward/standard_error"))
+        if mean is not None and error is not None:
+            rewards.append(_Reward(iteration, mean, error))
+    return rewards
 
 
-def _mean_error(errors: Sequence[float]) -> float:
-    """Return the standard error of the mean of independent values with these standard errors."""
-    return math.hypot(*errors) / len(errors)
+def _mean_of(rewards: Sequence[_Reward]) -> tuple[float, float]:
+    """Return the mean of independent values and its standard error."""
+    return fmean(each.mean for each in rewards), math.hypot(*(each.error for each in rewards)) / len(rewards)
 
 
 def _late(values: Sequence[float]) -> float:

@@ -95,7 +95,9 @@ def _short(reward: str) -> str:
 
 def _draw(blocks: Sequence[tuple[tuple[str, ...], list[Strip]]]) -> Figure:
     """Draw rows of pictures with the names of rows on the left and of columns above, as far as they fit."""
-    rows: list[tuple[str, ...] | Strip] = [row for headings, strips in blocks for row in (headings, *strips)]
+    rows: list[tuple[str, ...] | Strip] = []
+    for headings, strips in blocks:
+        rows += [headings, *strips]
     heights = [ROW if isinstance(row, Strip) else TOP for row in rows]
     columns = max(len(headings) for headings, _ in blocks)
     # not constrained: with so many axes the last bits of their places, and so the bytes, differ from time to time
