@@ -106,13 +106,13 @@ class Experiment(_Strict):
             raise ValueError("give what is run under 'embedded', 'paper' or both")
         if self.claims and self.figure in OF_PICTURES:
             raise ValueError(f"claims: figure: {self.figure} has no curves to compare; remove them")
-        known = {variant for scale in self.scales for variant in getattr(self, scale).variants}
+        known = sorted({variant for scale in self.scales for variant in getattr(self, scale).variants})
         for claim in self.claims:
             if len(sides(claim)) != 2:
                 raise ValueError(f"claims: '{claim}' is not of the form 'variant > variant' or 'variant >= variant'")
             for variant in sides(claim):
                 if variant not in known:
-                    raise ValueError(f"claims: there is no variant '{variant}'; there are {', '.join(sorted(known))}")
+                    raise ValueError(f"claims: there is no variant '{variant}'; there are {', '.join(known)}")
         return self
 
     @property

@@ -49,17 +49,18 @@ class FinishedRun:
     """Words for each prompt set, and the JSON that `ddpo evaluate` wrote."""
     drawings: tuple[Drawing, ...] = ()
 
-    def row(self, record: EvaluationRecord) -> Row:
-        """Return the columns that say which run and moment a row is of, and the words for the trained reward."""
-        metrics = RunFolder(self.folder).read_metrics()
-        queries = {0: 0} | {int(entry["iteration"]): int(entry["reward_queries"]) for entry in metrics}
-        at = {"iteration": record.iteration, "queries": queries[record.iteration]}
-        return self.identity | {"label": _label(record)} | at
-
     @property
     def identity(self) -> Row:
         """The columns that say which run a row is of."""
         return {"recipe": self.recipe, "variant": self.variant, "seed": self.seed}
+
+    def row(self, record: EvaluationRecord) -> Row:
+        """Return the columns that say which run and moment a row is of, and the words for the trained reward."""
+        metrics = RunFolder(self.folder).read_metrics()
+        queries = {0: 0} | {int(entry["iteration"]): int(entry["reward_queries"]) for entry in metrics}
+        label = record.labels.get(str(record.trained_reward), str(record.trained_reward))
+        at = {"label": label, "iteration": record.iteration, "queries": queries[record.iteration]}
+        return self.identity | at
 
     def records(self) -> list[EvaluationRecord]:
         """Return the evaluations of the fixed samples by iteration; raises ExperimentError if one cannot be read."""
@@ -70,24 +71,19 @@ class FinishedRun:
         return records
 
 
-def _label(record: EvaluationRecord) -> str:
-    """Return words with the unit for the trained reward."""
-    return record.labels.get(str(record.trained_reward), str(record.trained_reward))
-
-
 def run_rows(runs: Iterable[FinishedRun]) -> list[Row]:
     """Return a row per run and iteration: the training samples' mean and, where measured, the fixed samples'."""
     rows = []
     for run in runs:
         records = {record.iteration: record for record in run.records()}
-        label = _label(next(iter(records.values())))
         metrics = {int(entry["iteration"]): entry for entry in RunFolder(run.folder).read_metrics()}
+        of_run = run.row(next(iter(records.values())))
         for iteration in sorted({*records, *metrics}):
             entry = metrics.get(iteration, {})
-            at = {"label": label, "iteration": iteration, "queries": int(entry.get("reward_queries", 0))}
+            at = {"iteration": iteration, "queries": int(entry.get("reward_queries", 0))}
             trained_on = {"reward_mean": entry.get("reward/mean"), "standard_error": entry.get("reward/standard_error")}
             measured = _measured(records[iteration]) if iteration in records else {}
-            rows.append(run.identity | at | trained_on | measured)
+            rows.append(of_run | at | trained_on | measured)
     return rows
 
 
@@ -95,9 +91,8 @@ def _measured(record: EvaluationRecord) -> Row:
     """Return the means of everything measured on the fixed samples; the trained reward is `evaluation_mean`."""
     means: Row = {}
     for reward in record.rewards:
-        score_B = record.scores(reward)
-        assert score_B is not None, "the record names it"
-        means["evaluation_mean" if reward == record.trained_reward else f"evaluation_{reward}"] = float(score_B.mean())
+        name = "evaluation_mean" if reward == record.trained_reward else f"evaluation_{reward}"
+        means[name] = _mean(sample.rewards[reward] for sample in record.samples)
     others = {"evaluation_diversity": record.diversity, "evaluation_kl_to_base": record.kl_to_base}
     return means | {name: value for name, value in others.items() if value is not None}
 
@@ -111,40 +106,34 @@ def prompt_rows(runs: Iterable[FinishedRun]) -> list[Row]:
             for sample in record.samples:
                 scores.setdefault(sample.prompt, []).append(sample.rewards[str(record.trained_reward)])
             at = run.row(record)
-            for prompt, score_N in scores.items():
-                mean = float(np.mean(score_N))
-                rows.append(at | {"prompt": prompt, "samples": len(score_N), "reward_mean": mean})
+            for prompt, of_prompt in scores.items():
+                rows.append(at | {"prompt": prompt, "samples": len(of_prompt), "reward_mean": _mean(of_prompt)})
     return rows
 
 
 def evaluation_rows(runs: Iterable[FinishedRun]) -> list[Row]:
     """Return a row per run, prompt set, reward and prompt: means over the prompt's seeds of both models' samples."""
-    return [row for run in runs for label, file in run.evaluations for row in _rows_of_evaluation(run, label, file)]
+    rows = []
+    for run in runs:
+        trained_reward = run.records()[0].trained_reward
+        for prompt_set, file in run.evaluations:
+            try:
+                record = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ExperimentError(f"{file} is damaged ({error}); delete it and give the command again.") from None
+            by_prompt: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+            for sample in record["samples"]:
+                by_prompt.setdefault((sample["reward"], sample["prompt"]), []).append(sample)
+            for (reward, prompt), samples in by_prompt.items():
+                label, is_trained = record["rewards"][reward]["label"], int(reward == trained_reward)
+                measured = {"prompt_set": prompt_set, "reward": reward, "label": label, "is_trained_reward": is_trained}
+                means = {model: _mean(sample[model] for sample in samples) for model in ("base", "trained")}
+                rows.append(run.identity | measured | {"prompt": prompt, "samples": len(samples)} | means)
+    return rows
 
 
-def _rows_of_evaluation(run: FinishedRun, label: str, file: Path) -> list[Row]:
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ExperimentError(f"{file} is damaged ({error}); delete it and give the command again.") from None
-    trained = run.records()[0].trained_reward
-    by_prompt: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for sample in record["samples"]:
-        by_prompt.setdefault((sample["reward"], sample["prompt"]), []).append(sample)
-    return [
-        {
-            **run.identity,
-            "prompt_set": label,
-            "reward": reward,
-            "label": record["rewards"][reward]["label"],
-            "is_trained_reward": int(reward == trained),
-            "prompt": prompt,
-            "samples": len(samples),
-            "base": float(np.mean([sample["base"] for sample in samples])),
-            "trained": float(np.mean([sample["trained"] for sample in samples])),
-        }
-        for (reward, prompt), samples in by_prompt.items()
-    ]
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

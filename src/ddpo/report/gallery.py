@@ -74,24 +74,9 @@ def build_gallery(run: RunRecord, budget: int = BUDGET) -> Gallery | None:
     if len(order) > MOST_SAMPLES:
         notes.append(f"Of the {len(order):,} fixed samples {MOST_SAMPLES} are shown: the best and the worst.")
         order = [*order[: MOST_SAMPLES // 2], *order[-MOST_SAMPLES // 2 :]]
-    tiled = _with_tiles(chosen, order, notes)
-    size = tiled[0][1][0].size if tiled else (1, 1)
-    uris = _encode([tiles for _, tiles in tiled], budget)
-    if tiled and uris[0][0].startswith("data:image/jpeg"):
-        notes.append("Tiles are JPEGs here, large ones shrunk; samples/ has them as drawn.")
-    shown = [evaluation for evaluation, _ in tiled] or chosen
-    frames = [_frame(run, each, order, uris[place] if tiled else []) for place, each in enumerate(shown)]
-    samples = [newest.identities[index] for index in order]
-    return Gallery(frames, samples, [split_unit(run.label(name)) for name in newest.rewards], size, notes)
-
-
-def _with_tiles(
-    evaluations: Sequence[EvaluationRecord], order: Sequence[int], notes: list[str]
-) -> list[tuple[EvaluationRecord, list[Image]]]:
-    """Return the evaluations whose tiles can be read, with them; notes the others, where any have some."""
     tiled: list[tuple[EvaluationRecord, list[Image]]] = []
     missing = []
-    for evaluation in evaluations:
+    for evaluation in chosen:
         if evaluation.tiles is None:
             missing.append(f"There are no tiles of iteration {evaluation.iteration}.")
             continue
@@ -100,7 +85,17 @@ def _with_tiles(
         except ValueError as error:
             missing.append(f"The samples of iteration {evaluation.iteration} are left out: {error}.")
     notes += missing if tiled else ["This run has no tiles to show: only the scores of its samples."]
-    return tiled
+    uris = _encode([tiles for _, tiles in tiled], budget) if tiled else [[]] * len(chosen)
+    if tiled and uris[0][0].startswith("data:image/jpeg"):
+        notes.append("Tiles are JPEGs here, large ones shrunk; samples/ has them as drawn.")
+    shown = [evaluation for evaluation, _ in tiled] or chosen
+    return Gallery(
+        [_frame(run, evaluation, order, tiles) for evaluation, tiles in zip(shown, uris, strict=True)],
+        [newest.identities[index] for index in order],
+        [split_unit(run.label(name)) for name in newest.rewards],
+        tiled[0][1][0].size if tiled else (1, 1),
+        notes,
+    )
 
 
 def _read_tiles(tiles: Tiles, indices: Sequence[int]) -> list[Image]:
@@ -143,7 +138,7 @@ def _encode(frames: Sequence[Sequence[Image]], budget: int) -> list[list[str]]:
     Few pixels stay as they are; many are shrunk, each by itself, and encoded lossily.
     """
     sizes = [tile.size for tiles in frames for tile in tiles]
-    longest = max((side for size in sizes for side in size), default=1)
+    longest = max(side for size in sizes for side in size)
     pixels = sum(width * height for width, height in sizes)
     lossless = pixels * _LOSSLESS_BYTES_PER_PIXEL <= budget and longest <= LARGEST
     limit = min(LARGEST, longest)

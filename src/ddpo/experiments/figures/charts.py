@@ -54,25 +54,31 @@ class Panel:
 
 def effectiveness(folder: Path) -> Figure:
     """Draw a panel a reward: the trained reward of every algorithm against reward queries. Paper Figure 3."""
+    faintly = "\nFaint: mean of each iteration's training samples, at the queries before that iteration."
+    return _by_recipe(folder, "queries", faintly)
+
+
+def rounds(folder: Path) -> Figure:
+    """Draw a panel a reward: the trained reward of each variant after every round. Paper Figure 8."""
+    return _by_recipe(folder, "iteration", "")
+
+
+def _by_recipe(folder: Path, x: Literal["queries", "iteration"], note: str) -> Figure:
+    """Draw a panel a reward with a line for each variant: over queries the training samples, over rounds the base."""
     runs, panels = Runs(folder), []
     for recipe in runs.recipes:
         series = []
         for look, variant in enumerate(runs.variants):
             trained_on = runs.training_points(recipe, variant)
-            faint = ([point.queries for point in trained_on], [point.mean.mean for point in trained_on])
-            series.append(Series(variant, runs.points(recipe, variant), look, [faint]))
-        panels.append(Panel(panel_title(recipe), runs.label(recipe), series))
-    faintly = "Faint: mean of each iteration's training samples, at the queries before that iteration."
-    return _draw([panels], f"{_intervals(runs)}\n{faintly}")
-
-
-def rounds(folder: Path) -> Figure:
-    """Draw a panel a reward: the trained reward of each variant after every round. Paper Figure 8."""
-    runs, panels = Runs(folder), []
-    for recipe in runs.recipes:
-        series = [Series(name, runs.points(recipe, name), look) for look, name in enumerate(runs.variants)]
-        panels.append(Panel(panel_title(recipe), runs.label(recipe), series, "iteration", series[0].points[0]))
-    return _draw([panels], _intervals(runs))
+            thin = [point.queries for point in trained_on], [point.mean.mean for point in trained_on]
+            series.append(Series(variant, runs.points(recipe, variant), look, [thin] if x == "queries" else []))
+        level = series[0].points[0] if x == "iteration" else None
+        panels.append(Panel(panel_title(recipe), runs.label(recipe), series, x, level))
+    intervals = (
+        f"Points: mean over {count(len(runs.seeds), 'seed')} of the fixed samples' reward, a little apart to be told "
+        "from each other; bars: 95 % interval (Student)."
+    )
+    return _draw([panels], f"{intervals}{note}")
 
 
 def overoptimisation(folder: Path) -> Figure:
@@ -209,13 +215,6 @@ def _draw_changes(axes: Axes, found: Sequence[Change], color: str) -> None:
     axes.set_xlabel(f"change of {found[0].row['label']}")
     axes.locator_params(axis="x", nbins=6)
     axes.grid(axis="y", visible=False)
-
-
-def _intervals(runs: Runs) -> str:
-    return (
-        f"Points: mean over {count(len(runs.seeds), 'seed')} of the fixed samples' reward, a little apart to be told "
-        "from each other; bars: 95 % interval (Student)."
-    )
 
 
 def _note(figure: Figure, text: str) -> None:
