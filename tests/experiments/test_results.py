@@ -20,10 +20,9 @@ from ddpo.experiments.figures import redraw
 from ddpo.experiments.figures.charts import generalisation as draw_generalisation
 from ddpo.experiments.figures.pictures import before_after, progression
 from ddpo.experiments.page import page
-from ddpo.experiments.picture_sheet import Picture, spread, write_pictures
 from ddpo.experiments.publishing import publish
 from ddpo.experiments.results import Runs, changes, parting, read_rows
-from ddpo.experiments.tables import Drawing, write_rows
+from ddpo.experiments.tables import Drawing, Picture, spread, write_pictures, write_rows
 from ddpo.runtime.errors import ExperimentError
 
 ABOUT = {

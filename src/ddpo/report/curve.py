@@ -29,7 +29,6 @@ def draw_curve(
 
     Raises RunFolderError when no iteration holds `reward_queries` and a finite `reward/mean`.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     keys = ("reward_queries", "reward/mean", "reward/standard_error")
@@ -42,7 +41,6 @@ def draw_curve(
     reach_N = NORMAL_95 * smooth_error_N
 
     figure = Figure(figsize=(7.5, 4.5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="reward queries", ylabel=label, title=title)
     told = f"running mean, {number(smooth_N[0])} to {number(smooth_N[-1])}"
     band = smooth_N - reach_N, smooth_N + reach_N

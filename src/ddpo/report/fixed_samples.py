@@ -22,20 +22,15 @@ class Change:
     """The paired difference, after minus before, with standard error and 95 % interval."""
 
 
-def change(run: RunRecord, reward: str) -> Change | None:
+def change(run: RunRecord, reward: str | None) -> Change | None:
     """Return what became of one reward from the first to the last evaluation; None where it was not measured twice."""
-    if len(run.evaluations) < 2:
+    if reward is None or len(run.evaluations) < 2:
         return None
     before_B, after_B = run.evaluations[0].scores(reward), run.evaluations[-1].scores(reward)
     if before_B is None or after_B is None:
         return None
     difference = _mean(after_B - before_B, run.evaluations[-1])
     return Change(reward, float(before_B.mean()), float(after_B.mean()), difference)
-
-
-def trained_change(run: RunRecord) -> Change | None:
-    """Return what became of the trained reward; None where it was not measured twice."""
-    return None if run.trained_reward is None else change(run, run.trained_reward)
 
 
 def other_changes(run: RunRecord) -> list[Change]:

@@ -21,7 +21,7 @@ from ddpo.report.charts import (
     reward_curves,
     run_style,
 )
-from ddpo.report.fixed_samples import trained_change
+from ddpo.report.fixed_samples import change
 from ddpo.report.gallery import BUDGET, build_gallery
 from ddpo.report.signs import findings
 from ddpo.report.wording import alike, count, duration, share, split_unit, with_error
@@ -98,7 +98,7 @@ def _drawn(charts: Sequence[Chart]) -> list[Drawing]:
 
 def _result(run: RunRecord) -> Fact | None:
     """Return what became of the trained reward; None where it was not measured twice."""
-    changed = trained_change(run)
+    changed = change(run, run.trained_reward)
     if changed is None:
         return None
     name, unit = split_unit(run.label(changed.reward))

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Literal, NamedTuple
 
 from ddpo.report.curve import NORMAL_95
-from ddpo.report.fixed_samples import Change, other_changes, trained_change
+from ddpo.report.fixed_samples import Change, change, other_changes
 from ddpo.report.intervals import Mean
 from ddpo.report.wording import alike, count, number, share, split_unit, with_error
 from ddpo.runs.record import RunRecord, finite
@@ -105,7 +105,7 @@ def _length(run: RunRecord) -> Iterator[Finding]:
 
 def _reward(run: RunRecord) -> Iterator[Finding]:
     """Look what the trained reward did: on the fixed samples, else from the first to the last third of iterations."""
-    subject, changed = "Reward of the fixed samples", trained_change(run)
+    subject, changed = "Reward of the fixed samples", change(run, run.trained_reward)
     if changed is not None and changed.difference.number > 1:
         key, moved = f"evaluation/{changed.reward}/mean", changed.difference
         numbers = f"on the same prompts and seeds it changed by {_difference(run, changed)}"

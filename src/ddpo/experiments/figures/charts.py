@@ -125,40 +125,32 @@ def prompts(folder: Path) -> Figure:
 
 def generalisation(folder: Path) -> Figure:
     """Draw a row a recipe and variant: the change of each reward on each prompt set, with intervals and every seed."""
+    from matplotlib.figure import Figure
+
     table = read_rows(folder / "evaluation.csv")
     kinds = [results.changes(rows) for rows in grouped(table, "recipe", "variant")]
     parts = [[[each for each in kind if each.row["is_trained_reward"] == flag] for flag in "10"] for kind in kinds]
     columns = 2 if any(others for _, others in parts) else 1
-    sets = max(len(trained) for trained, _ in parts)
-    figure = new_figure(5.4 * columns, len(kinds) * (1.35 + 0.45 * sets) + 0.5)
+    height = len(kinds) * (1.35 + 0.45 * max(len(trained) for trained, _ in parts)) + 0.5
+    figure = Figure(figsize=(5.4 * columns, height), layout="constrained")
     panels = figure.subplots(len(kinds), columns, squeeze=False)
     for axes, part in zip(panels, parts, strict=True):
         for look, (panel, found) in enumerate(zip(axes, part, strict=False)):
             _draw_changes(panel, found, f"C{look}")
         axes[0].set_title(f"trained on {results.kind_title(table, part[0][0].row)}")
-    seeds = max(len(change.by_seed) for kind in kinds for change in kind)
-    _note(
-        figure,
-        f"Trained minus base model at the same prompts and seeds. Bars: 95 % interval over prompts (bootstrap); "
-        f"small circles: each of {count(seeds, 'seed')} trained.",
-    )
-    return figure
-
-
-def new_figure(width: float, height: float, *, constrained: bool = True) -> Figure:
-    """Return an empty figure, sizes in inches, that no window manager knows of."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained" if constrained else None)
-    FigureCanvasAgg(figure)
+    seeds = count(max(len(change.by_seed) for kind in kinds for change in kind), "seed")
+    minus = "Trained minus base model at the same prompts and seeds."
+    _note(figure, f"{minus} Bars: 95 % interval over prompts (bootstrap); small circles: each of {seeds} trained.")
     return figure
 
 
 def _draw(panels: Sequence[Sequence[Panel]], note: str, **sharing: Any) -> Figure:
     """Draw panels row by row, one legend where a panel has several lines, and small words below."""
+    from matplotlib.figure import Figure
+
     rows, columns = len(panels), len(panels[0])
-    figure = new_figure(min(11.5, max(6.4, 1.2 + 3.45 * columns)), 4.2 if rows == 1 else 0.5 + 2.1 * rows)
+    size = min(11.5, max(6.4, 1.2 + 3.45 * columns)), 4.2 if rows == 1 else 0.5 + 2.1 * rows
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex="col", **sharing)
     for axes, panel in zip(grid.flat, chain(*panels), strict=True):
         _draw_panel(axes, panel)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ddpo.experiments.figures.charts import FAINT, new_figure
+from ddpo.experiments.figures.charts import FAINT
 from ddpo.experiments.results import TextRow, grouped, kind_title, read_rows
 from ddpo.report.wording import MINUS, number
 
@@ -95,13 +95,15 @@ def _short(reward: str) -> str:
 
 def _draw(blocks: Sequence[tuple[tuple[str, ...], list[Strip]]]) -> Figure:
     """Draw rows of pictures with the names of rows on the left and of columns above, as far as they fit."""
+    from matplotlib.figure import Figure
+
     rows: list[tuple[str, ...] | Strip] = []
     for headings, strips in blocks:
         rows += [headings, *strips]
     heights = [ROW if isinstance(row, Strip) else TOP for row in rows]
     columns = max(len(headings) for headings, _ in blocks)
     # not constrained: with so many axes the last bits of their places, and so the bytes, differ from time to time
-    figure = new_figure(LEFT + columns * SIDE, sum(heights), constrained=False)
+    figure = Figure(figsize=(LEFT + columns * SIDE, sum(heights)))
     grid = figure.subplots(
         *(len(rows), 1 + columns), squeeze=False, height_ratios=heights, width_ratios=[LEFT, *columns * [SIDE]],
         gridspec_kw={"left": 0.01, "right": 0.995, "top": 1, "bottom": 0, "hspace": 0, "wspace": 0.05},
