@@ -182,9 +182,9 @@ def _diversity(run: RunRecord) -> Iterator[Finding]:
         yield unknown(subject, "it was not measured before and after training")
         return
     before, after = alike(measured[0], measured[-1])
-    change = (measured[-1] - measured[0]) / measured[0]
-    numbers = f"from {before} to {after} ({share(change, sign=True)})"
-    if change > -DIVERSITY_FALL:
+    part = (measured[-1] - measured[0]) / measured[0]
+    numbers = f"from {before} to {after} ({share(part, sign=True)})"
+    if part > -DIVERSITY_FALL:
         yield clear(subject, f"went {numbers}")
         return
     text = (
@@ -302,8 +302,9 @@ def _reward_trend(run: RunRecord) -> Mean | None:
         return None
     third = len(rewards) // 3
     (first, first_error), (last, last_error) = _mean_of(rewards[:third]), _mean_of(rewards[-third:])
-    change, error = last - first, math.hypot(first_error, last_error)
-    return Mean(change, error, change - NORMAL_95 * error, change + NORMAL_95 * error, len(rewards))
+    difference, error = last - first, math.hypot(first_error, last_error)
+    reach = NORMAL_95 * error
+    return Mean(difference, error, difference - reach, difference + reach, len(rewards))
 
 
 class _Reward(NamedTuple):
