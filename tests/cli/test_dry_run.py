@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from command_line import PROGRAM
+from command_line import PROGRAM, ddpo
 
 from ddpo.cli.plan import quantity
 
@@ -60,8 +60,8 @@ def test_the_paper_s_run_without_its_weights(dry_run):
     assert "\x1b" not in printed
 
 
-def test_the_default_run_is_timed(dry_run):
-    done = dry_run("batch_size=8")
+def test_the_default_run_is_timed():
+    done = ddpo("train", "batch_size=8", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert re.match(r"about \d.* without the reward", value(done.stdout, "duration"))
     assert "not known" not in done.stdout
@@ -90,8 +90,8 @@ def test_an_architecture_that_nobody_knows(dry_run):
     assert "its architecture is not among those ddpo knows" in done.stdout
 
 
-def test_a_wrong_configuration_is_refused_as_by_the_run(dry_run):
-    done = dry_run("reward=jpeg-compresibility")
+def test_a_wrong_configuration_is_refused_as_by_the_run():
+    done = ddpo("train", "reward=jpeg-compresibility", "--dry-run")
     assert done.returncode == 2
     assert "Did you mean 'jpeg-compressibility'?" in done.stderr
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 
@@ -91,10 +92,11 @@ def test_a_lora_trained_on_it_draws_the_same_in_stock_diffusers(tmp_path):
     assert np.abs(difference).max() <= 1
 
 
-def test_the_minimal_example_raises_its_reward(request):
-    example = request.config.rootpath / "examples" / "minimal.py"
-    done = subprocess.run([sys.executable, example], capture_output=True, text=True, timeout=550, check=True)
-    rows = re.findall(r"redness ([+-]\d\.\d+) ± (\d\.\d+)", done.stdout)
+def test_the_minimal_example_raises_its_reward(request, capsys):
+    example = runpy.run_path(request.config.rootpath / "examples" / "minimal.py")
+    example["main"].__globals__.update(ITERATIONS=4, LEARNING_RATE=1.5e-3)  # in a third of its time
+    example["main"]()
+    rows = re.findall(r"redness ([+-]\d\.\d+) ± (\d\.\d+)", capsys.readouterr().out)
     reward, error = np.array(rows, dtype=float).T
     rise = reward[-2:].mean() - reward[:2].mean()
     assert rise > 3 * np.sqrt((error[:2] ** 2).sum() + (error[-2:] ** 2).sum()) / 2

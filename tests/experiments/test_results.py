@@ -6,10 +6,12 @@ import csv
 import subprocess
 import sys
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 from synthetic_runs import SIDE, write_evaluation, write_run
 
@@ -18,10 +20,9 @@ from ddpo.experiments.figures import redraw
 from ddpo.experiments.figures.charts import generalisation as draw_generalisation
 from ddpo.experiments.figures.pictures import before_after, progression
 from ddpo.experiments.page import page
-from ddpo.experiments.picture_sheet import Picture, spread, write_pictures
 from ddpo.experiments.publishing import publish
 from ddpo.experiments.results import Runs, changes, parting, read_rows
-from ddpo.experiments.tables import Drawing, write_rows
+from ddpo.experiments.tables import Drawing, Picture, spread, write_pictures, write_rows
 from ddpo.runtime.errors import ExperimentError
 
 ABOUT = {
@@ -122,7 +123,7 @@ def test_figure_7_measures_what_the_reward_costs(tmp_path):
     folder = publish(load_experiment("figure-7"), runs, ABOUT, tmp_path / "results")
     # the evaluations are at iterations 0, 2, 4, 6, 8
     assert parting(Runs(folder), "emoji-compressibility", "ddpo-is") == 6 * 128
-    assert "| judge's recognition | 1,024 | 0.9 | 0.3990 [0.3965, 0.4015] | -0.5010 [-0.50" in words(folder)
+    assert "| recognition (share) | 1,024 | 0.9 | 0.3990 [0.3965, 0.4015] | -0.5010 [-0.50" in words(folder)
     assert (folder / "samples.svg").is_file()
 
 
@@ -160,7 +161,7 @@ def test_figure_6_compares_prompt_sets(tmp_path):
     ]
     assert found[0].mean.mean == pytest.approx(0.8, abs=0.1)
     assert found[0].mean.number == 12  # prompts are what is resampled
-    assert [change.mean.is_clear for change in found] == [True, True, False]
+    assert [change.mean.rose for change in found] == [True, True, False]
 
 
 def test_figure_6_shows_what_both_models_draw(tmp_path):
@@ -255,7 +256,7 @@ def test_an_error_leaves_the_former_results(tmp_path):
     run = write_run(tmp_path / "broken")
     for file in (run.folder / "samples").glob("*.json"):
         file.write_text("{")
-    with pytest.raises(ExperimentError, match=r"delete .*broken to train the run anew"):
+    with pytest.raises(ExperimentError, match=r"Delete .*broken to train the run anew"):
         publish(load_experiment("figure-3"), [run], ABOUT, tmp_path / "results")
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
@@ -287,8 +288,12 @@ def test_csv_files_are_plain(tmp_path):
 
 def words_of(figure) -> list[str]:
     """Return the words of a figure from top to bottom, then from left to right."""
-    placed = [(-text.get_position()[1], text.get_position()[0], text.get_text()) for text in figure.texts]
-    return [" ".join(text.split()) for _, _, text in sorted(placed) if text]
+    figure.canvas.draw()
+    texts = [text for text in figure.findobj(Text) if text.get_text()]
+    corners = [(round(-text.get_window_extent().y0), text.get_window_extent().x0) for text in texts]
+    return [
+        " ".join(text.get_text().split()) for _, text in sorted(zip(corners, texts, strict=True), key=itemgetter(0))
+    ]
 
 
 def picture_table(folder: Path, runs: dict[tuple[str, str], tuple[list[str], list[int]]]) -> Path:

@@ -17,14 +17,16 @@ def test_interval_over_seeds_is_students():
     assert mean.high - 2 == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
     assert mean.low == pytest.approx(4 - mean.high)
     assert mean.number == 3
-    assert not mean.is_clear
-    assert over_seeds([1.9, 2, 2.1]).is_clear
+    assert not mean.rose
+    assert not mean.fell
+    assert over_seeds([1.9, 2, 2.1]).rose
 
 
 def test_one_seed_has_no_interval_and_is_never_clear():
     mean = over_seeds([5.0])
     assert (mean.mean, mean.error, mean.low, mean.high, mean.number) == (5, 0, 5, 5, 1)
-    assert not mean.is_clear
+    assert not mean.rose
+    assert not mean.fell
 
 
 def test_bootstrap_agrees_with_scipy():

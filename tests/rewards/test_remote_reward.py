@@ -135,6 +135,9 @@ def test_a_token_is_sent_and_never_written_down(images, tiny_config, monkeypatch
 def test_only_a_server_s_token_is_left_out():
     assert without_token({"name": "my.py:f", "token": 3}) == {"name": "my.py:f", "token": 3}
     assert without_token({"name": "http://x", "token": "s"}) == {"name": "http://x"}
+    remote = {"name": "remote", "url": "http://x"}
+    secret = {"name": "sum", "rewards": ["judge", {"reward": remote | {"token": "s"}, "weight": 2}]}
+    assert without_token(secret) == {"name": "sum", "rewards": ["judge", {"reward": remote, "weight": 2}]}
 
 
 def test_a_run_is_named_after_what_it_trains_not_after_a_port():

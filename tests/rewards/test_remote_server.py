@@ -21,8 +21,8 @@ import pytest
 from reward_servers import call, item, png, real_server
 
 from ddpo.rewards import load_reward, to_uint8
+from ddpo.rewards.server.application import version_of
 from ddpo.rewards.server.batching import Sample, outcomes_of
-from ddpo.rewards.server.identity import version_of
 from ddpo.rewards.server.run import check_packages, serve
 from ddpo.runtime.errors import RewardError, ServingError
 

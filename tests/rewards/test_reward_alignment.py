@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib.util
 import io
 import json
@@ -24,7 +25,7 @@ from PIL import Image
 from ddpo import media
 from ddpo.rewards import load_reward, score
 from ddpo.rewards.bertscore import BertScorer, Match, load_scorer
-from ddpo.rewards.describers import EndpointDescriber, JudgeDescriber, LocalDescriber, picture_files
+from ddpo.rewards.describers import Describer, judged_animals, picture_files
 from ddpo.runtime.errors import RewardError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "riding", "bike", "plane", "is"]
@@ -163,7 +164,7 @@ def levels(*reds):
 
 def test_the_endpoint_gets_question_and_picture_and_its_answers_stay_in_order(server):
     reds = list(range(0, 200, 10))
-    describer = EndpointDescriber(server.address + "/", "llava", timeout=30, parallel=4, max_tokens=9)
+    describer = Describer("llava", server.address + "/", timeout=30, batch_size=4, max_tokens=9)
     assert [a.strip() for a in describer(levels(*reds), "what?")] == [f"red {red}" for red in reds]
     path, body, key = server.requests[0]
     assert (path, key) == ("/v1/chat/completions", None)
@@ -175,11 +176,11 @@ def test_the_endpoint_gets_question_and_picture_and_its_answers_stay_in_order(se
 
 def test_the_key_comes_from_the_named_environment_variable(server, monkeypatch):
     monkeypatch.setenv("MY_SERVERS_KEY", "abc")
-    EndpointDescriber(server.address, key_variable="MY_SERVERS_KEY")(levels(1), "what?")
+    Describer(endpoint=server.address, key_variable="MY_SERVERS_KEY")(levels(1), "what?")
     assert server.requests[0][2] == "Bearer abc"
     monkeypatch.delenv("MY_SERVERS_KEY")
     with pytest.raises(RewardError, match="the environment has no MY_SERVERS_KEY; set it"):
-        EndpointDescriber(server.address, key_variable="MY_SERVERS_KEY")(levels(1), "what?")
+        Describer(endpoint=server.address, key_variable="MY_SERVERS_KEY")(levels(1), "what?")
 
 
 @pytest.mark.parametrize(
@@ -198,10 +199,50 @@ def test_a_failing_endpoint_is_an_error_and_never_a_zero(server, encoder_folder,
         score(reward, media.Image(), levels(3), ["a cat"], [{}])
 
 
+def elsewhere(handler):
+    handler.send_response(302)
+    handler.send_header("Location", f"{handler.address}/elsewhere")
+    handler.end_headers()
+
+
+def drip(handler):
+    """Send a byte now and then: each alone is in time."""
+    handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n")
+    for _ in range(20):
+        handler.wfile.write(b" ")
+        time.sleep(0.1)
+
+
+def flood(handler):
+    handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n")
+    for _ in range(20):
+        handler.wfile.write(b" " * 1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [(elsewhere, "answered 302"), (drip, "no whole answer within 0.5 s"), (flood, "an answer of more than 16 MB")],
+)
+def test_an_endpoint_keeps_the_key_and_the_time_and_memory_of_a_run_safe(server, monkeypatch, act, message):
+    def misbehave(handler):
+        handler.requests.append(handler.path)
+        with contextlib.suppress(ConnectionError):
+            act(handler)
+
+    monkeypatch.setenv("MY_SERVERS_KEY", "abc")
+    server.do_GET = server.do_POST = misbehave
+    describe = Describer(endpoint=server.address, timeout=0.5, key_variable="MY_SERVERS_KEY")
+    start = time.monotonic()
+    with pytest.raises(RewardError, match=message):
+        describe(levels(1), "what?")
+    assert time.monotonic() - start < 2
+    assert server.requests == ["/v1/chat/completions"]
+
+
 def test_an_endpoint_that_is_not_there_is_an_error(encoder_folder):
     for endpoint, message in (("http://127.0.0.1:9/v1", "did not answer"), ("file:///etc", "is no address")):
         with pytest.raises(RewardError, match=message):
-            EndpointDescriber(endpoint, timeout=2)(levels(3), "what?")
+            Describer(endpoint=endpoint, timeout=2)(levels(3), "what?")
 
 
 @pytest.mark.parametrize(
@@ -257,15 +298,15 @@ def test_an_unknown_preset_is_refused():
 def test_the_judge_names_what_it_sees(monkeypatch):
     labels = ["cat", "ant", "other"]
     scripted = SimpleNamespace(labels=labels, probabilities=lambda images: images.mean((2, 3)))
-    monkeypatch.setattr("ddpo.rewards.describers._load_judge", lambda: scripted)
+    monkeypatch.setattr("ddpo.rewards.describers.embedded_judge", lambda: scripted)
     # As many channels as classes: the brightest is the judge's choice.
     images = torch.eye(3)[[1, 0, 2]].view(3, 3, 1, 1).expand(-1, -1, 4, 4)
-    assert JudgeDescriber()(images, "unheard") == ["an ant", "a cat", "something else"]
+    assert judged_animals(images) == ["an ant", "a cat", "something else"]
 
 
 @needs_minilm
 def test_the_judges_own_animal_gets_the_highest_recall(monkeypatch):
-    monkeypatch.setattr(JudgeDescriber, "__call__", lambda self, images, question: ["a goat"] * len(images))
+    monkeypatch.setattr("ddpo.rewards.describers.judged_animals", lambda images: ["a goat"] * len(images))
     reward = load_reward({"name": "alignment", "describer": "judge", "scorer": "minilm", "device": "cpu"})
     recall_B = score(reward, media.Image(), torch.rand(3, 3, 64, 64), ["a goat", "a sheep", "an airplane"], [{}] * 3)
     assert recall_B[0] == pytest.approx(1.0)
@@ -392,7 +433,7 @@ def test_the_local_describer_answers_greedily_about_each_picture(llava_folder, b
                 logits = network(input_ids=torch.tensor([ids + answer]), pixel_values=pixels).logits
             answer.append(int(logits[0, -1].argmax()))
         expected.append(" ".join(words[a] for a in answer if a not in (0, 1, 2, 3)))
-    describer = LocalDescriber(str(llava_folder), "cpu", batch_size=batch_size, max_tokens=6)
+    describer = Describer(str(llava_folder), device="cpu", batch_size=batch_size, max_tokens=6)
     assert describer(images, "what ?") == expected
     assert len(set(expected)) > 1
 
@@ -401,9 +442,9 @@ def test_a_describer_that_cannot_be_had_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(RewardError, match=r"describer: llava-hf/llava-1.5-7b-hf .*cannot be reached"):
-        LocalDescriber()(levels(3), "what?")
+        Describer()(levels(3), "what?")
     with pytest.raises(RewardError, match="precision: 'fp8' is none of fp32, fp16, bf16"):
-        LocalDescriber(precision="fp8")(levels(3), "what?")
+        Describer(precision="fp8")(levels(3), "what?")
     with pytest.raises(RewardError, match=r"scorer: microsoft/deberta-xlarge-mnli .*cannot be reached"):
         load_scorer("microsoft/deberta-xlarge-mnli", None, "cpu")
 

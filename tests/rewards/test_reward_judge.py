@@ -22,7 +22,7 @@ class FakeJudge:
 
 @pytest.fixture(autouse=True)
 def fake_judge(monkeypatch):
-    monkeypatch.setattr(judge_module, "_load", FakeJudge)
+    monkeypatch.setattr(judge_module, "embedded_judge", FakeJudge)
 
 
 def scores(name, prompts, metadata):
@@ -39,7 +39,7 @@ def test_large_logits_do_not_overflow(monkeypatch):
         def __call__(self, images):
             return torch.tensor([[1e4, 0.0, 0, 0, 0, 0, 0, math.log(2)]])
 
-    monkeypatch.setattr(judge_module, "_load", Sure)
+    monkeypatch.setattr(judge_module, "embedded_judge", Sure)
     assert scores("judge", ["a cat"], [{}]) == [1.0]
 
 
@@ -50,7 +50,7 @@ def test_recognition_is_the_first_choice_over_all_classes(monkeypatch):
         def __call__(self, images):
             return torch.tensor([[0.0, 3.0, 0, 0, 0, 0, 0, 1.0]]).repeat(len(images), 1)
 
-    monkeypatch.setattr(judge_module, "_load", Fish)
+    monkeypatch.setattr(judge_module, "embedded_judge", Fish)
     assert scores("judge-recognition", ["a fish", "a cat"], [{}, {}]) == [1.0, 0.0]
 
 
@@ -60,7 +60,7 @@ def test_logits_that_are_not_numbers_are_refused(monkeypatch, name):
         def __call__(self, images):
             return torch.tensor([[0.0] * 8, [float("nan")] * 8])
 
-    monkeypatch.setattr(judge_module, "_load", Broken)
+    monkeypatch.setattr(judge_module, "embedded_judge", Broken)
     with pytest.raises(RewardError, match=r"nan for sample 1, prompt 'a cat'"):
         scores(name, ["a cat", "a cat"], [{}, {}])
 
@@ -101,7 +101,7 @@ def test_a_picture_s_score_does_not_depend_on_those_scored_with_it(monkeypatch):
             groups.append(len(images))
             return images.mean((1, 2, 3))[:, None] * torch.arange(8.0)
 
-    monkeypatch.setattr(judge_module, "_load", Brightness)
+    monkeypatch.setattr(judge_module, "embedded_judge", Brightness)
     images = torch.arange(19).div(255)[:, None, None, None].expand(19, 3, 4, 4)
     together = score(load_reward("judge"), Image(), images, ["a goat"] * 19, [{}] * 19)
     alone = [score(load_reward("judge"), Image(), image[None], ["a goat"], [{}])[0] for image in images]

@@ -80,7 +80,7 @@ def describer(monkeypatch):
             (4, how_many): " ",
         }
     )  # fmt: skip
-    monkeypatch.setattr("ddpo.rewards.vqa.choose_describer", lambda *a, **k: scripted)
+    monkeypatch.setattr("ddpo.rewards.vqa.Describer", lambda *a, **k: scripted)
     return scripted
 
 
@@ -142,7 +142,7 @@ def test_answers_in_a_configuration_may_be_numbers_or_yes_and_no():
 def test_the_prompts_counting_ask_what_the_reward_can_answer(monkeypatch):
     prompts = load_prompts("counting").prompts[:3]  # two, three and four cats
     scripted = Scripted({(red, "How many cats are there?"): "There are three cats." for red in range(3)})
-    monkeypatch.setattr("ddpo.rewards.vqa.choose_describer", lambda *a, **k: scripted)
+    monkeypatch.setattr("ddpo.rewards.vqa.Describer", lambda *a, **k: scripted)
     got = score(
         load_reward("vqa"), Image(), asked_about(0, 1, 2), [p.text for p in prompts], [p.metadata for p in prompts]
     )

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpo.report.findings import Finding
-from ddpo.report.signs import findings
+from ddpo.report.signs import Finding, findings
 from ddpo.runs.record import EvaluationRecord, FixedSample, RunRecord
 
 PROMPTS = [f"prompt {index}" for index in range(40)]

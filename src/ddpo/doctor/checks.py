@@ -16,7 +16,7 @@ from ddpo.config import load_config
 from ddpo.doctor.dry_run import DryRun, prepare
 from ddpo.doctor.rehearsal import Rehearsal, rehearse
 from ddpo.media import Image
-from ddpo.report.training_signs import NEAR_TOLERANCE
+from ddpo.report.signs import NEAR_TOLERANCE
 from ddpo.report.wording import number
 from ddpo.rewards import LoadedReward, score_components
 from ddpo.runtime.errors import DDPOError, ModelError, RewardError

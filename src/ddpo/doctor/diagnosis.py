@@ -12,8 +12,7 @@ from math import prod
 from ddpo.config import TrainConfig, parse_config
 from ddpo.doctor.architecture import find_architecture
 from ddpo.prompts import PromptSource, load_prompts
-from ddpo.report.findings import ENOUGH_ITERATIONS, Finding, clear, sign, unknown
-from ddpo.report.signs import findings, ordered
+from ddpo.report.signs import ENOUGH_ITERATIONS, Finding, clear, findings, ordered, sign, unknown
 from ddpo.report.wording import count, share
 from ddpo.runs.folder import RunFolder
 from ddpo.runs.record import RunRecord

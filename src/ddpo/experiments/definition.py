@@ -33,12 +33,6 @@ def sides(claim: str) -> list[str]:
     return [side.strip() for side in re.split(">=?", claim)]
 
 
-def _of_two_variants(claim: str) -> str:
-    if len(sides(claim)) != 2 or not all(sides(claim)):
-        raise ValueError(f"'{claim}' is not of the form 'variant > variant' or 'variant >= variant'")
-    return claim
-
-
 def _found_beside(name: str, info: ValidationInfo) -> str:
     """Return the path of a YAML file beside the experiment's file, whatever the working folder; a name as it is."""
     if info.context is None or not name.endswith((".yaml", ".yml")):
@@ -100,7 +94,7 @@ class Experiment(_Strict):
     summary: str
     figure: FigureKind
     finding_of_paper: str | None = None
-    claims: list[Annotated[str, AfterValidator(_of_two_variants)]] = []
+    claims: list[str] = []
     """Orders of two variants in the trained reward, `ddpo-is >= ddpo-sf`: the page has their differences."""
     pictures: Pictures | None = None
     embedded: Plan | None = None
@@ -112,10 +106,13 @@ class Experiment(_Strict):
             raise ValueError("give what is run under 'embedded', 'paper' or both")
         if self.claims and self.figure in OF_PICTURES:
             raise ValueError(f"claims: figure: {self.figure} has no curves to compare; remove them")
-        known = {variant for scale in self.scales for variant in getattr(self, scale).variants}
-        for variant in (side for claim in self.claims for side in sides(claim)):
-            if variant not in known:
-                raise ValueError(f"claims: there is no variant '{variant}'; there are {', '.join(sorted(known))}")
+        known = sorted({variant for scale in self.scales for variant in getattr(self, scale).variants})
+        for claim in self.claims:
+            if len(sides(claim)) != 2:
+                raise ValueError(f"claims: '{claim}' is not of the form 'variant > variant' or 'variant >= variant'")
+            for variant in sides(claim):
+                if variant not in known:
+                    raise ValueError(f"claims: there is no variant '{variant}'; there are {', '.join(known)}")
         return self
 
     @property

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 
 from ddpo.experiments.definition import OF_PICTURES, Experiment, sides
-from ddpo.experiments.results import RECOGNITION, Point, Runs, changes, kind_title, panel_title, read_rows
+from ddpo.experiments.results import COSTS, Point, Runs, changes, kind_title, panel_title, read_rows
 from ddpo.report.intervals import Mean
-from ddpo.report.wording import count, duration, number, signed, with_interval
-
-_MEASURES = {
-    RECOGNITION: "judge's recognition",
-    "evaluation_diversity": "diversity",
-    "evaluation_kl_to_base": "divergence from the base model, nats",
-}
-"""What an overoptimised reward may cost, by its column in runs.csv."""
+from ddpo.report.wording import count, duration, number, with_interval
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table of a page; cells are Markdown."""
 
     words: str
@@ -52,7 +44,9 @@ def _tables(experiment: Experiment, folder: Path) -> list[Table]:
     if experiment.figure in OF_PICTURES:
         return []
     runs = Runs(folder)
-    tables = [_rewards(experiment, runs), *([_differences(experiment, runs)] if experiment.claims else [])]
+    tables = [_rewards(experiment, runs)]
+    if experiment.claims:
+        tables.append(_differences(experiment, runs))
     if experiment.figure == "generalisation":
         tables.append(_generalisation(folder))
     return tables
@@ -60,14 +54,15 @@ def _tables(experiment: Experiment, folder: Path) -> list[Table]:
 
 def _rewards(experiment: Experiment, runs: Runs) -> Table:
     """Return the trained reward at the end, or after every round, with the other measures of overoptimisation."""
-    measures = _MEASURES if experiment.figure == "overoptimisation" else {}
+    costs = COSTS if experiment.figure == "overoptimisation" else {}
     rows = []
     for recipe in runs.recipes:
         for variant in runs.variants:
-            for measure, words in {"evaluation_mean": runs.label(recipe), **measures}.items():
+            for measure, words in {"evaluation_mean": runs.label(recipe), **costs}.items():
                 base, *later = runs.points(recipe, variant, measure) or [Point(0, 0)]
                 for point in later if experiment.figure == "rounds" else later[-1:]:
-                    means = number(base.mean.mean), with_interval(point.mean), _signed(point.minus(base))
+                    change = with_interval(point.minus(base), sign=True)
+                    means = number(base.mean.mean), with_interval(point.mean), change
                     rows.append([panel_title(recipe), variant, words, f"{point.queries:,}", *means])
     return Table(
         "Means over seeds of the fixed samples, the same prompts and seeds before and after training. Brackets are "
@@ -89,7 +84,7 @@ def _differences(experiment: Experiment, runs: Runs) -> Table:
             pairs = [(one, other) for one in left for other in right if one.iteration == other.iteration][1:]
             for one, other in pairs if experiment.figure == "rounds" else [(left[-1], right[-1])]:
                 difference = one.minus(other)
-                words = [f"{one.queries:,}", _signed(difference), _clearly(difference)]
+                words = [f"{one.queries:,}", with_interval(difference, sign=True), _clearly(difference)]
                 rows.append([panel_title(recipe), claim, *words])
     headings = ["recipe", "claim", "reward queries", "left minus right", "left is"]
     return Table("Differences of the trained reward, paired by seed, for each order that is claimed.", headings, rows)
@@ -99,24 +94,22 @@ def _clearly(difference: Mean) -> str:
     """Say on which side of 0 the interval of a difference lies."""
     if difference.number == 1:
         return "one seed, no interval"
-    return ("above" if difference.mean > 0 else "below") if difference.is_clear else "not clearly different"
+    if difference.rose:
+        return "above"
+    return "below" if difference.fell else "not clearly different"
 
 
 def _generalisation(folder: Path) -> Table:
     table = read_rows(folder / "evaluation.csv")
     rows = []
     for each in changes(table):
-        by_seed = " ".join(signed(float(f"{value:.3g}")) for value in each.by_seed)
-        means = number(each.base, 3), number(each.trained, 3), _signed(each.mean), by_seed
         where = each.row["label"], each.row["prompt_set"], str(each.mean.number)
-        rows.append([kind_title(table, each.row), *where, *means])
+        means = number(each.base, 3), number(each.trained, 3), with_interval(each.mean, sign=True)
+        by_seed = " ".join(number(value, 3, sign=True) for value in each.by_seed)
+        rows.append([kind_title(table, each.row), *where, *means, by_seed])
     return Table(
         "Trained minus base model at the same prompts and seeds, averaged over training seeds. The interval is a "
         "bootstrap over prompts and does not cover the training seeds, which stand in the last column.",
         ["trained on", "measured", "prompts", "number", "base model", "trained", "change", "by seed"],
         rows,
     )
-
-
-def _signed(difference: Mean) -> str:
-    return with_interval(difference, sign=True)

@@ -49,10 +49,16 @@ class Run:
     def finished(self, work: Path) -> FinishedRun:
         """Return where a work folder has what the tables need of the run."""
         folder = work / self.name
-        evaluations = tuple((each.label, _evaluation_file(folder, each)) for each in self.prompt_sets)
-        shown = [each for each in self.prompt_sets if each.show and self.config.seed == 0]
-        drawings = tuple(_drawing(folder / "drawings", each) for each in shown)
-        return FinishedRun(folder, Path(self.recipe).stem, self.variant, self.config.seed, evaluations, drawings)
+        evaluations, drawings = [], []
+        for each in self.prompt_sets:  # names tell all that decides the content
+            name = f"{_slug(each.label)}-{_hash(each.model_dump(exclude={'show'}))}.json"
+            evaluations.append((each.label, folder / "evaluations" / name))
+            if each.show and self.config.seed == 0:
+                drawn = folder / "drawings" / f"{_slug(each.label)}-{_hash(each.show)}"
+                base, trained = (drawn.with_name(f"{drawn.name}-{model}") for model in ("base", "trained"))
+                drawings.append(Drawing(each.label, tuple(each.show), base, trained))
+        recipe = Path(self.recipe).stem
+        return FinishedRun(folder, recipe, self.variant, self.config.seed, tuple(evaluations), tuple(drawings))
 
 
 def runs_of(experiment: Experiment, scale: Scale, *, seeds: int | None = None, budget: float = 1.0) -> list[Run]:
@@ -122,17 +128,6 @@ def _steps_of_run(run: Run, work: Path) -> Iterator[Step]:
         for source, output in ((base, drawing.base), ((folder,), drawing.trained)):
             command = (*_ddpo("sample", *source), *prompts, "--seed", "0", "--output", str(output))
             yield Step(f"{run.name}_{output.name}", command, output, after=run.name)
-
-
-def _evaluation_file(folder: Path, prompt_set: PromptSet) -> Path:
-    """Return the file of a run's evaluation on a prompt set; its name tells all that decides the content."""
-    identity = _hash(prompt_set.model_dump(exclude={"show"}))
-    return folder / "evaluations" / f"{_slug(prompt_set.label)}-{identity}.json"
-
-
-def _drawing(folder: Path, prompt_set: PromptSet) -> Drawing:
-    name = f"{_slug(prompt_set.label)}-{_hash(prompt_set.show)}"
-    return Drawing(prompt_set.label, tuple(prompt_set.show), folder / f"{name}-base", folder / f"{name}-trained")
 
 
 def _as_text(value: object) -> str:

@@ -15,8 +15,16 @@ from typing import Any
 from ddpo.experiments.definition import OF_PICTURES, Experiment
 from ddpo.experiments.figures import draw
 from ddpo.experiments.page import page
-from ddpo.experiments.picture_sheet import drawn_prompts, fixed_samples, write_pictures
-from ddpo.experiments.tables import FinishedRun, evaluation_rows, prompt_rows, run_rows, write_rows
+from ddpo.experiments.tables import (
+    FinishedRun,
+    drawn_prompts,
+    evaluation_rows,
+    fixed_samples,
+    prompt_rows,
+    run_rows,
+    write_pictures,
+    write_rows,
+)
 from ddpo.runtime.errors import ExperimentError
 from ddpo.runtime.files import write_atomically
 

@@ -19,7 +19,12 @@ from ddpo.runtime.errors import ExperimentError
 TextRow = dict[str, str]
 
 RECOGNITION = "evaluation_judge-recognition"
-"""Column of what training for a reward should not cost."""
+COSTS = {
+    RECOGNITION: "recognition (share)",
+    "evaluation_diversity": "diversity",
+    "evaluation_kl_to_base": "divergence (nats)",
+}
+"""What training for a reward should not cost: columns of runs.csv, and words for each."""
 
 
 def read_rows(path: Path) -> list[TextRow]:
@@ -113,11 +118,10 @@ def parting(runs: Runs, recipe: str, variant: str) -> int | None:
     evaluation of many may be clear by chance. With one seed there is no interval and so no parting.
     """
     base, *later = runs.points(recipe, variant, RECOGNITION) or [Point(0, 0)]
-    changes = [(point, point.minus(base)) for point in reversed(later)]
-    below = list(takewhile(lambda item: item[1].is_clear and item[1].mean < 0, changes))
+    below = list(takewhile(lambda point: point.minus(base).fell, reversed(later)))
     reward = {point.iteration: point for point in runs.points(recipe, variant)}
-    risen = [point for point, _ in reversed(below) if reward[point.iteration].minus(reward[base.iteration]).mean > 0]
-    return risen[0].queries if risen else None
+    risen = [point for point in below if reward[point.iteration].minus(reward[base.iteration]).mean > 0]
+    return risen[-1].queries if risen else None
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ class Change:
     """The change of one reward on one prompt set, trained minus base model at the same prompts and seeds."""
 
     row: TextRow
-    """The first of its rows: recipe, variant, prompt set, reward and label."""
+    """The first of its rows: recipe, variant, prompt set, reward, label and whether it is the trained reward."""
     base: float
     """Mean of the base model."""
     trained: float

@@ -26,8 +26,6 @@ POLL, GRACE = 0.2, 10.0
 LAST_LINES = 8
 """Lines of a failed command's log that are shown."""
 
-Environment = Mapping[str, str]
-
 
 @dataclass(frozen=True)
 class Step:
@@ -70,29 +68,19 @@ class Step:
         write_atomically(self.marker, json.dumps(record, indent=1).encode())
 
 
-@dataclass
-class _Working:
-    """A subprocess at work."""
-
-    step: Step
-    slot: int
-    process: subprocess.Popen[bytes]
-    started: float
-
-
 class Runner:
     """Runs steps in the given order, as many at a time as there are slots, alone in its work folder."""
 
     def __init__(
-        self, work: Path, slots: Sequence[Environment], tell: Callable[[str], None], origin: Mapping[str, Any]
+        self, work: Path, slots: Sequence[Mapping[str, str]], tell: Callable[[str], None], origin: Mapping[str, Any]
     ) -> None:
         """`work` holds logs and lock; `slots` are the environment variables of what runs at one time (a GPU each).
 
         `tell` prints a line; `origin` goes into the markers: versions and machine.
         """
-        self._work, self._slots, self._tell, self._origin = work, list(slots), tell, origin
-        self._waiting: list[Step] = []
-        self._working: list[_Working] = []
+        self._work, self._slots, self._tell, self._origin = work, slots, tell, origin
+        self._working: dict[int, tuple[Step, subprocess.Popen[bytes], float]] = {}
+        """By its slot what is at work, and when it was started."""
         self._finished: set[str] = set()
         self._failed: dict[str, str] = {}
 
@@ -114,14 +102,14 @@ class Runner:
         held.flush()
         self._total = len(steps)
         self._finished = {step.name for step in steps if step.is_finished}
-        self._waiting = [step for step in steps if step.name not in self._finished]
+        waiting = [step for step in steps if step.name not in self._finished]
         if self._finished:
             self._tell(f"{len(self._finished)} of {self._total} are finished already")
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            while self._waiting or self._working:
+            while waiting or self._working:
                 self._collect()
-                self._start(held.fileno())
+                waiting = [step for step in waiting if not self._begin(step, held.fileno())]
                 time.sleep(POLL)
         finally:
             self._stop()
@@ -129,18 +117,18 @@ class Runner:
             signal.signal(signal.SIGTERM, before)
         return self._failed
 
-    def _start(self, held: int) -> None:
-        """Give free slots to the first waiting steps that can be run now."""
-        for step in list(self._waiting):
-            free = set(range(len(self._slots))) - {working.slot for working in self._working}
-            if step.after in self._failed:
-                self._waiting.remove(step)
-                self._fail(step, f"it needs {step.after}")
-            elif free and (step.after is None or step.after in self._finished):
-                self._waiting.remove(step)
-                self._launch(step, min(free), held)
+    def _begin(self, step: Step, held: int) -> bool:
+        """Return whether the step waits no more: it was started in a free slot, or what it needs has failed."""
+        free = set(range(len(self._slots))) - self._working.keys()
+        if step.after in self._failed:
+            self._fail(step, f"it needs {step.after}")
+        elif free and (step.after is None or step.after in self._finished):
+            self._start(step, min(free), held)
+        else:
+            return False
+        return True
 
-    def _launch(self, step: Step, slot: int, held: int) -> None:
+    def _start(self, step: Step, slot: int, held: int) -> None:
         step.clear()
         file = self._log(step)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -155,22 +143,24 @@ class Runner:
                 env={**os.environ, **self._slots[slot]},
                 start_new_session=True,  # else Ctrl-C would reach a training twice, and end it before it has saved
                 pass_fds=(held,),
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # of the thread that starts it: no pool of threads here
             )
-        self._working.append(_Working(step, slot, process, time.monotonic()))
+        self._working[slot] = step, process, time.monotonic()
         self._tell(f"{self._count()} started {step.name}")
 
     def _collect(self) -> None:
         """Take note of the subprocesses that have ended."""
-        for working in [working for working in self._working if working.process.poll() is not None]:
-            self._working.remove(working)
-            step, seconds = working.step, time.monotonic() - working.started
-            if working.process.returncode == 0 and step.product.exists():
+        for slot, (step, process, started) in list(self._working.items()):
+            if process.poll() is None:
+                continue
+            del self._working[slot]
+            if process.returncode == 0 and step.product.exists():
+                seconds = time.monotonic() - started
                 step.finish(seconds, self._origin)
                 self._finished.add(step.name)
                 self._tell(f"{self._count()} finished {step.name} in {duration(seconds)}")
             else:
-                self._fail(step, self._reason(working.process.returncode, step))
+                self._fail(step, self._reason(process.returncode, step))
 
     def _fail(self, step: Step, reason: str) -> None:
         self._failed[step.name] = reason
@@ -192,15 +182,16 @@ class Runner:
 
     def _stop(self) -> None:
         """End the subprocesses, each with all that it started."""
-        for working in self._working:
-            _signal(working.process, signal.SIGTERM)
+        processes = [process for _, process, _ in self._working.values()]
+        for process in processes:
+            _signal(process, signal.SIGTERM)
         deadline = time.monotonic() + GRACE
-        for working in self._working:
+        for process in processes:
             try:
-                working.process.wait(max(0.0, deadline - time.monotonic()))
+                process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                _signal(working.process, signal.SIGKILL)
-                working.process.wait()
+                _signal(process, signal.SIGKILL)
+                process.wait()
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:

@@ -4,23 +4,17 @@ Importing this package does not import torch.
 """
 
 from ddpo.core.prompt import Prompt
-from ddpo.prompts.animals import ACTIVITIES, HARD_ANIMALS, SIMPLE_ANIMALS, with_article
+from ddpo.prompts.animals import with_article
 from ddpo.prompts.counting import plural
-from ddpo.prompts.files import from_file, from_list
-from ddpo.prompts.objects import EVERYDAY_OBJECTS
+from ddpo.prompts.files import from_list
 from ddpo.prompts.registry import PromptSpec, available_prompts, load_prompts
 from ddpo.prompts.source import PromptSource
 
 __all__ = [
-    "ACTIVITIES",
-    "EVERYDAY_OBJECTS",
-    "HARD_ANIMALS",
-    "SIMPLE_ANIMALS",
     "Prompt",
     "PromptSource",
     "PromptSpec",
     "available_prompts",
-    "from_file",
     "from_list",
     "load_prompts",
     "plural",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
+from typing import TypeVar
 
 from ddpo.core.prompt import Prompt
 from ddpo.prompts.source import PromptSource
 from ddpo.runtime.errors import PromptError, nearest
+
+T = TypeVar("T")
 
 # fmt: off
 SIMPLE_ANIMALS = (
@@ -52,8 +55,8 @@ def simple_animals(*, part: str = "all") -> PromptSource:
     `part` is a key of `PARTS`: the 30 to train on and the 15 held out show how training on some animals changes
     others (paper E.1). Raises PromptError when it is another.
     """
-    _check("simple-animals", "part", part, PARTS)
-    animals = [animal for place, animal in enumerate(SIMPLE_ANIMALS) if place % 3 in PARTS[part]]
+    places = _chosen("simple-animals", "part", part, PARTS)
+    animals = [animal for place, animal in enumerate(SIMPLE_ANIMALS) if place % 3 in places]
     return _animals("simple-animals", animals, article=True)
 
 
@@ -81,22 +84,21 @@ def activities(*, wording: str = "paper") -> PromptSource:
     Metadata: `{"animal": "cat", "activity": "riding a bike"}`. `wording` is a key of `ACTIVITIES`; raises
     PromptError when it is another.
     """
-    _check("activities", "wording", wording, ACTIVITIES)
     prompts = [
         Prompt(f"{with_article(animal)} {activity}", {"animal": animal, "activity": activity})
         for animal in SIMPLE_ANIMALS
-        for activity in ACTIVITIES[wording]
+        for activity in _chosen("activities", "wording", wording, ACTIVITIES)
     ]
     return PromptSource("activities", tuple(prompts))
 
 
 def _animals(name: str, animals: Sequence[str], article: bool) -> PromptSource:
-    prompts = [Prompt(with_article(a) if article else a, {"animal": a}) for a in animals]
-    return PromptSource(name, tuple(prompts))
+    return PromptSource(name, tuple(Prompt(with_article(a) if article else a, {"animal": a}) for a in animals))
 
 
-def _check(name: str, option: str, value: str, known: Iterable[str]) -> None:
+def _chosen(name: str, option: str, value: str, known: Mapping[str, T]) -> T:
     if value not in (valid := list(known)):
         raise PromptError(
             f"Prompts '{name}' have no {option} '{value}'.{nearest(str(value), valid)} Known: {', '.join(valid)}."
         )
+    return known[value]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,16 +24,22 @@ def from_file(path: str | Path) -> PromptSource:
     Raises PromptError, with path and line number, when the file is missing, unreadable, malformed or empty.
     """
     file = expanded(path)
-    readers = {".txt": _text_lines, ".jsonl": _jsonl_lines}
+    suffix = file.suffix.lower()
     if is_folder(file):
         raise PromptError(f"Prompts '{path}': is a folder; give a .txt or .jsonl file.")
-    if file.suffix.lower() not in readers:
+    if suffix not in (".txt", ".jsonl"):
         raise PromptError(f"Prompts '{path}': expected a .txt or .jsonl file.")
     if not is_file(file):
         siblings = [p.name for p in file.parent.glob("*")] if is_folder(file.parent) else []
         raise PromptError(f"Prompts '{path}': no such file.{nearest(file.name, siblings)}")
-    lines = _lines(str(path), file)
-    return PromptSource(str(path), tuple(readers[file.suffix.lower()](str(path), lines)))
+    prompts = []
+    for number, line in enumerate(_lines(file, str(path)), 1):
+        where, text = f"Prompts '{path}', line {number}", line.strip()
+        if text and suffix == ".jsonl":
+            prompts.append(_prompt(_json_object(text, where), where))
+        elif text and not text.startswith("#"):
+            prompts.append(_prompt(text, where))
+    return PromptSource(str(path), tuple(prompts))
 
 
 def from_list(entries: Sequence[str | Mapping[str, Any] | Prompt], name: str = "inline") -> PromptSource:
@@ -66,50 +71,28 @@ def no_prompts() -> PromptSource:
     return PromptSource("none", (Prompt(),))
 
 
-def _lines(path: str, file: Path) -> list[str]:
+def _lines(file: Path, path: str) -> list[str]:
     """Return the lines of a file, without what ends them."""
     try:
-        content = file.read_bytes()
+        lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         raise PromptError(f"Prompts '{path}' cannot be read: {error.strerror}.") from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        place = _line_number(content, error.start)
-        raise PromptError(f"Prompts '{path}', line {place}: not UTF-8 text; save the file as UTF-8.") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-
-
-def _line_number(content: bytes, place: int) -> int:
-    """Return the number of the line that the byte at `place` stands in, from 1."""
-    return 1 + len(re.findall(rb"\r\n|\r|\n", content[:place]))
-
-
-def _text_lines(path: str, lines: list[str]) -> list[Prompt]:
-    texts = [line.strip() for line in lines]
-    return [
-        Prompt(_printable(text, f"Prompts '{path}', line {number}"))
-        for number, text in enumerate(texts, 1)
-        if text and not text.startswith("#")
-    ]
-
-
-def _jsonl_lines(path: str, lines: list[str]) -> list[Prompt]:
-    prompts = []
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"Prompts '{path}', line {number}"
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise PromptError(f"{where}: not JSON ({error.msg} at column {error.colno}).") from error
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
-            raise PromptError(f"{where}: JSON too large to be read; a line is one prompt and its metadata.") from error
-        if not isinstance(entry, dict):
-            raise PromptError(f'{where}: expected an object like {{"prompt": "a cat"}}.')
-        prompts.append(_prompt(entry, where))
-    return prompts
+        if not line.isascii() and any("\udc80" <= character <= "\udcff" for character in line):
+            raise PromptError(f"Prompts '{path}', line {number}: not UTF-8 text; save the file as UTF-8.")
+    return lines
+
+
+def _json_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise PromptError(f"{where}: not JSON ({error.msg} at column {error.colno}).") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
+        raise PromptError(f"{where}: JSON too large to be read; a line is one prompt and its metadata.") from error
+    if not isinstance(entry, dict):
+        raise PromptError(f'{where}: expected an object like {{"prompt": "a cat"}}.')
+    return entry
 
 
 def _prompt(entry: object, where: str) -> Prompt:
@@ -124,17 +107,11 @@ def _prompt(entry: object, where: str) -> Prompt:
         text, metadata = entry, {}
     if not isinstance(text, str) or not (text.strip() or metadata):
         raise PromptError(f"{where}: a prompt must be text that is not empty, not {text!r}.")
-    return Prompt(_printable(text.strip(), where), metadata)
-
-
-def _printable(text: str, where: str) -> str:
-    """Return a prompt that can be tokenized, written and shown; no text encoder knows NUL or half a character."""
     if "\0" in text:
         raise PromptError(f"{where}: holds a NUL character; give text, in a file saved as UTF-8.")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            half = f"\\u{ord(text[error.start]):04x}"
-            raise PromptError(f"{where}: holds half a character ({half}); write the whole one.") from error
-    return text
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # no text encoder knows half a character
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise PromptError(f"{where}: holds half a character ({half}); write the whole one.") from error
+    return Prompt(text.strip(), metadata)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -48,9 +49,7 @@ def available_prompts() -> list[tuple[str, str]]:
     return [(name, description) for name, (_, description) in _REGISTRY.items()]
 
 
-def load_prompts(
-    spec: PromptSpec,
-) -> PromptSource:
+def load_prompts(spec: PromptSpec) -> PromptSource:
     """Return the prompts that `spec` stands for.
 
     `spec` is a name of `available_prompts()`, a path of a .txt or .jsonl file, `path/to/file.py:function`, a function,
@@ -78,9 +77,8 @@ def load_prompts(
 def _load_name(name: str, options: dict[str, Any]) -> PromptSource:
     if name in _REGISTRY:
         source, _ = _REGISTRY[name]
-        valid = list(inspect.signature(source).parameters)
     elif name.lower().endswith((".txt", ".jsonl")) or is_file(expanded(name)) or is_folder(expanded(name)):
-        source, valid = from_file, []
+        source = functools.partial(from_file, name)
     elif is_plugin(name):
         return from_function(name, load_object(name, "Prompts", PromptError), options)
     else:
@@ -88,8 +86,9 @@ def _load_name(name: str, options: dict[str, Any]) -> PromptSource:
             f"Unknown prompts '{name}'.{nearest(name, _REGISTRY)} Known: {', '.join(_REGISTRY)}, "
             "or a .txt or .jsonl file, a list, or your own as path/to/file.py:function."
         )
+    valid = list(inspect.signature(source).parameters)
     for option in options:
         if option not in valid:
             known = f" Their options: {', '.join(valid)}." if valid else " They have no options."
             raise PromptError(f"Prompts '{name}' have no option '{option}'.{nearest(option, valid)}{known}")
-    return source(**options) if name in _REGISTRY else source(name)
+    return source(**options)

@@ -50,9 +50,8 @@ class PromptSource:
         They spread evenly over the list; when there are fewer prompts than `number` they repeat in turn.
         """
         length = len(self.prompts)
-        if number <= length:
-            return [self.prompts[index * length // number] for index in range(number)]
-        return [self.prompts[index % length] for index in range(number)]
+        places = (index * length // number if number <= length else index % length for index in range(number))
+        return [self.prompts[place] for place in places]
 
     def _draw_one(self, seed: int, iteration: int, group: int) -> Prompt:
         # Raw Philox bits: NumPy keeps them the same for ever, which it does not promise for Generator.integers.

@@ -85,11 +85,6 @@ class Drawing:
         chart, told = self.chart, [f"{line.name}: {line.course}" for line, *_ in self.shapes if not line.dots]
         return f"Line chart, {chart.title}, {chart.y_label} against {chart.x_label}. {'; '.join(told)}."
 
-    @property
-    def y_width(self) -> int:
-        """Characters that the labels of the axis of values need."""
-        return max((len(text) for _, text in self.y_ticks), default=1)
-
 
 @dataclass(frozen=True)
 class _Axis:
@@ -105,8 +100,21 @@ class _Axis:
 
     def ticks(self) -> list[tuple[float, str]]:
         """Return place, in percent, and text of some round values."""
-        values = _powers_of_ten(self.low, self.high) if self.log else _round_values(self.low, self.high)
+        values = self._powers_of_ten() if self.log else self._round_values()
         return [(100 * float(self.place(np.array(value))), number(value)) for value in values]
+
+    def _powers_of_ten(self) -> list[float]:
+        exponents = range(math.ceil(self.low), math.floor(self.high) + 1)
+        return [10.0**exponent for exponent in exponents[:: 1 + len(exponents) // (_TICKS + 2)]]
+
+    def _round_values(self) -> list[float]:
+        raw = (self.high - self.low) / _TICKS
+        if raw < 1e-300:  # of the smallest numbers there are
+            return [self.low]
+        power = 10.0 ** math.floor(math.log10(raw))
+        step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
 
 
 def draw(chart: Chart) -> Drawing | None:
@@ -129,20 +137,20 @@ def _thinned(line: Line) -> Line:
     last = len(line.x) - 1
     if last < POINTS:
         return line
-    y_N = np.asarray(line.y)
-    edges = np.linspace(1, last, POINTS // 2).astype(int)  # the first and the last point stay
-    kept = {a + int(pick(y_N[a:b])) for a, b in pairwise(edges) for pick in (np.argmin, np.argmax)}
-    places = np.linspace(0, last, POINTS).astype(int) if line.dots else sorted({0, last} | kept)
-    x, y, *edges_of_band = (np.asarray(part)[places].tolist() for part in (line.x, *line.columns))
-    low, high = edges_of_band or (None, None)
-    return replace(line, x=x, y=y, low=low, high=high)
+    places = np.linspace(0, last, POINTS).astype(int).tolist()
+    if not line.dots:
+        y_N = np.asarray(line.y)
+        edges = np.linspace(1, last, POINTS // 2).astype(int)  # the first and the last point stay
+        peaks = {a + int(pick(y_N[a:b])) for a, b in pairwise(edges) for pick in (np.argmin, np.argmax)}
+        places = sorted({0, last} | peaks)
+    x, y, *band = (np.asarray(part)[places].tolist() for part in (line.x, *line.columns))
+    return replace(line, x=x, y=y, **dict(zip(("low", "high"), band, strict=False)))
 
 
 def _value_axis(chart: Chart, value_N: Floats) -> _Axis:
     positive_N = value_N[value_N > 0]
     if chart.log and len(positive_N) and positive_N.max() > _LOG_FROM * positive_N.min():
-        low, high = math.log10(positive_N.min()), math.log10(positive_N.max())
-        return _Axis(low - 0.15, high + 0.15, log=True)
+        return _Axis(math.log10(positive_N.min()) - 0.15, math.log10(positive_N.max()) + 0.15, log=True)
     low, high = float(value_N.min()), float(value_N.max())
     if chart.from_zero and low >= 0:
         return _Axis(0.0, 1.06 * high or 1.0)
@@ -150,35 +158,12 @@ def _value_axis(chart: Chart, value_N: Floats) -> _Axis:
     return _Axis(low - margin, high + margin)
 
 
-def _round_values(low: float, high: float) -> list[float]:
-    """Return about `_TICKS` round values between `low` and `high`."""
-    raw = (high - low) / _TICKS
-    if raw < 1e-300:  # of the smallest numbers there are
-        return [low]
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999) * power
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
-
-
-def _powers_of_ten(low: float, high: float) -> list[float]:
-    """Return the powers of ten between exponents, every second or third where there are many."""
-    exponents = range(math.ceil(low), math.floor(high) + 1)
-    return [10.0**exponent for exponent in exponents[:: 1 + len(exponents) // (_TICKS + 2)]]
-
-
 def _paths(line: Line, x_axis: _Axis, y_axis: _Axis) -> tuple[str, str]:
     """Return the path data of a line's points, dots where it is one, and of its band."""
-    x_N = x_axis.place(np.asarray(line.x))
-    points, *edges = ([_point(*at) for at in zip(x_N, y_axis.place(y_N), strict=True)] for y_N in line.columns)
+    x_N = SIZE * x_axis.place(np.asarray(line.x))
+    columns = [SIZE * (1 - y_axis.place(y_N)) for y_N in line.columns]
+    points, *band = ([f"{x:.0f} {y:.0f}" for x, y in zip(x_N, y_N, strict=True)] for y_N in columns)
     if line.dots or len(points) == 1:
         return " ".join(f"M{point}h0" for point in points), ""
-    return _joined(points), f"{_joined([*edges[1], *reversed(edges[0])])}Z" if edges else ""
-
-
-def _point(x: float, y: float) -> str:
-    return f"{SIZE * x:.0f} {SIZE * (1 - y):.0f}"
-
-
-def _joined(points: Sequence[str]) -> str:
-    return f"M{'L'.join(points)}"
+    around = f"M{'L'.join([*band[1], *reversed(band[0])])}Z" if band else ""
+    return f"M{'L'.join(points)}", around

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ddpo.report.wording import MINUS as MINUS  # for experiments/
 from ddpo.report.wording import number
 from ddpo.runs.record import Floats, finite
 from ddpo.runtime.errors import RunFolderError
@@ -30,7 +29,6 @@ def draw_curve(
 
     Raises RunFolderError when no iteration holds `reward_queries` and a finite `reward/mean`.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     keys = ("reward_queries", "reward/mean", "reward/standard_error")
@@ -43,13 +41,11 @@ def draw_curve(
     reach_N = NORMAL_95 * smooth_error_N
 
     figure = Figure(figsize=(7.5, 4.5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="reward queries", ylabel=label, title=title)
-    axes.fill_between(
-        queries_N, smooth_N - reach_N, smooth_N + reach_N, color=_COLOUR, alpha=0.2, linewidth=0, label="95 % interval"
-    )
-    axes.plot(queries_N, mean_N, "o", color=_COLOUR, alpha=0.35, markersize=3.5, markeredgewidth=0, label="iterations")
     told = f"running mean, {number(smooth_N[0])} to {number(smooth_N[-1])}"
+    band = smooth_N - reach_N, smooth_N + reach_N
+    axes.fill_between(queries_N, *band, color=_COLOUR, alpha=0.2, linewidth=0, label="95 % interval")
+    axes.plot(queries_N, mean_N, "o", color=_COLOUR, alpha=0.35, markersize=3.5, markeredgewidth=0, label="iterations")
     axes.plot(queries_N, smooth_N, color=_COLOUR, linewidth=2.2, label=told)
     axes.margins(x=0.03, y=0.14)
     axes.grid(alpha=0.25)
@@ -69,10 +65,7 @@ def running_mean(mean_N: Floats, error_N: Floats, window: int | None = None) -> 
     samples are independent.
     """
     reach = (len(mean_N) // 10 if window is None else window) // 2
-    kernel = np.ones(2 * reach + 1)
-
-    def totals(value_N: Floats) -> Floats:
-        return np.convolve(value_N, kernel)[reach : reach + len(value_N)]
-
-    reached_N = totals(np.ones(len(mean_N)))
-    return totals(mean_N) / reached_N, np.sqrt(totals(error_N**2)) / reached_N
+    stretches = [slice(max(0, index - reach), index + reach + 1) for index in range(len(mean_N))]
+    smooth = [mean_N[stretch].mean() for stretch in stretches]
+    error = [np.sqrt(np.square(error_N[stretch]).sum()) / len(error_N[stretch]) for stretch in stretches]
+    return np.array(smooth), np.array(error)

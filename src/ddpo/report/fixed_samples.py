@@ -9,8 +9,6 @@ import numpy as np
 from ddpo.report.intervals import Mean, bootstrap
 from ddpo.runs.record import EvaluationRecord, Floats, RunRecord
 
-_RESAMPLES = 2000
-
 
 @dataclass(frozen=True)
 class Change:
@@ -24,9 +22,9 @@ class Change:
     """The paired difference, after minus before, with standard error and 95 % interval."""
 
 
-def change(run: RunRecord, reward: str) -> Change | None:
+def change(run: RunRecord, reward: str | None) -> Change | None:
     """Return what became of one reward from the first to the last evaluation; None where it was not measured twice."""
-    if len(run.evaluations) < 2:
+    if reward is None or len(run.evaluations) < 2:
         return None
     before_B, after_B = run.evaluations[0].scores(reward), run.evaluations[-1].scores(reward)
     if before_B is None or after_B is None:
@@ -35,19 +33,14 @@ def change(run: RunRecord, reward: str) -> Change | None:
     return Change(reward, float(before_B.mean()), float(after_B.mean()), difference)
 
 
-def trained_change(run: RunRecord) -> Change | None:
-    """Return what became of the trained reward; None where it was not measured twice."""
-    return None if run.trained_reward is None else change(run, run.trained_reward)
-
-
 def other_changes(run: RunRecord) -> list[Change]:
     """Return what became of the rewards that were only measured, without the trained one turned round."""
     names = run.evaluations[-1].rewards if run.evaluations else []
-    changes = (change(run, name) for name in names if name != run.trained_reward and not mirrors(run, name))
+    changes = (change(run, name) for name in names if name != run.trained_reward and not _mirrors(run, name))
     return [found for found in changes if found is not None]
 
 
-def mirrors(run: RunRecord, reward: str) -> bool:
+def _mirrors(run: RunRecord, reward: str) -> bool:
     """Return whether a reward is the trained one turned round, as incompressibility is compressibility.
 
     Its scores then lie on one falling line over the trained reward's at every evaluation.
@@ -71,5 +64,4 @@ def measured(evaluation: EvaluationRecord, reward: str) -> Mean | None:
 def _mean(value_B: Floats, evaluation: EvaluationRecord) -> Mean:
     """Return the mean over samples; those of one prompt are not independent of each other, where there are several."""
     prompts = [sample.prompt for sample in evaluation.samples]
-    clusters = prompts if len(set(prompts)) > 1 else None
-    return bootstrap(value_B, clusters=clusters, resamples=_RESAMPLES)
+    return bootstrap(value_B, clusters=prompts if len(set(prompts)) > 1 else None, resamples=2000)

@@ -27,7 +27,6 @@ GAP = 10
 CAPTION_SIZE = 13
 TITLE_SIZE = 18
 INK = (32, 32, 32)
-PAPER = (255, 255, 255)
 
 
 def draw_grid(
@@ -39,10 +38,30 @@ def draw_grid(
 
     Raises ValueError when shapes, dtype or counts do not fit.
     """
-    cells = _cells(images, captions)
-    columns = columns or _balanced_columns(len(images))
-    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    _write(_stack(rows, title), path)
+    from PIL import Image, ImageDraw, ImageFont
+
+    _check(images)
+    number = len(images)
+    if len(captions) != number:
+        raise ValueError(f"{number} images but {len(captions)} captions")
+    factor = math.ceil(VISIBLE / max(images.shape[1:3]))
+    height, width = (factor * side for side in images.shape[1:3])
+    font, title_font = (ImageFont.load_default(size=size) for size in (CAPTION_SIZE, TITLE_SIZE))
+    texts = [wrap(caption, width, font) for caption in captions]
+    caption_height = (CAPTION_SIZE + 4) * max(text.count("\n") + 1 for text in texts) + 4  # room for descenders
+
+    columns = columns or _balanced_columns(number)
+    top, right, down = GAP + (TITLE_SIZE + GAP if title else 0), width + GAP, height + caption_height + GAP
+    sheet_width = GAP + min(columns, number) * right
+    sheet = Image.new("RGB", (sheet_width, top + math.ceil(number / columns) * down), "white")
+    pen = ImageDraw.Draw(sheet)
+    if title:
+        pen.text((GAP, GAP), wrap(title, sheet_width - 2 * GAP, title_font).split("\n")[0], INK, title_font)
+    for index, (image_HWC, text) in enumerate(zip(images, texts, strict=True)):
+        x, y = GAP + index % columns * right, top + index // columns * down
+        sheet.paste(Image.fromarray(image_HWC).resize((width, height), Image.Resampling.LANCZOS), (x, y))
+        pen.text((x + width / 2, y + height + 3), text, INK, font, anchor="ma", align="center", spacing=4)
+    _write(sheet, path)
 
 
 def draw_before_after(
@@ -60,14 +79,23 @@ def draw_before_after(
 
     Raises ValueError when shapes, dtype or counts do not fit.
     """
-    if before.shape != after.shape:
-        raise ValueError(f"before {before.shape} and after {after.shape} must have the same shape")
-    captions = [f"before: {text}" for text in captions_before] + [f"after: {text}" for text in captions_after]
-    cells, number = _cells(np.concatenate([before, after]), captions), len(before)
+    if before.shape != after.shape or len(captions_before) != len(captions_after):
+        raise ValueError(f"before {before.shape} and after {after.shape} must have the same shape and captions")
+    _check(before)
+    number = len(before)
     columns = math.ceil(number / math.ceil(number / 8))
-    pairs = (slice(start, min(start + columns, number)) for start in range(0, number, columns))
-    rows = [part[place] for place in pairs for part in (cells[:number], cells[number:])]
-    _write(_stack(rows, title), path)
+    padding = -number % columns  # white places without words fill the last row
+    blank = np.full((padding, *before.shape[1:]), 255, np.uint8)
+    parts = [np.concatenate([part, blank]) for part in (before, after)]
+    words = [
+        [*(f"{name}: {text}" for text in captions), *padding * [""]]
+        for name, captions in (("before", captions_before), ("after", captions_after))
+    ]
+    rows = [slice(start, start + columns) for start in range(0, number, columns)]
+    images = np.concatenate([part[row] for row in rows for part in parts])
+    draw_grid(
+        images, [text for row in rows for part in words for text in part[row]], path, columns=columns, title=title
+    )
 
 
 def draw_tiles(images: Pixels, path: str | Path) -> None:
@@ -94,38 +122,6 @@ def tile_columns(number: int) -> int:
     return math.ceil(math.sqrt(number))
 
 
-def _balanced_columns(number: int) -> int:
-    """Return the number of columns, between sqrt(N) and twice that, that leaves the fewest empty places."""
-    root = math.ceil(math.sqrt(number))
-    return min(range(root, min(2 * root, number) + 1), key=lambda columns: (-number % columns, columns))
-
-
-def _check(images: Pixels) -> None:
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or len(images) == 0:
-        raise ValueError(f"images must be uint8 (N, H, W, 3), not {images.dtype} {images.shape}")
-
-
-def _cells(images: Pixels, captions: Sequence[str]) -> list[Image]:
-    """Return one picture per sample: the tile, enlarged, with its caption below; all of one size."""
-    from PIL import Image, ImageDraw
-
-    _check(images)
-    if len(captions) != len(images):
-        raise ValueError(f"{len(images)} images but {len(captions)} captions")
-    factor = math.ceil(VISIBLE / max(images.shape[1:3]))
-    height, width = (factor * side for side in images.shape[1:3])
-    font = _font(CAPTION_SIZE)
-    texts = [wrap(caption, width, font) for caption in captions]
-    caption_height = (CAPTION_SIZE + 4) * max(text.count("\n") + 1 for text in texts) + 4  # room for descenders
-    cells = []
-    for image_HWC, text in zip(images, texts, strict=True):
-        cell = Image.new("RGB", (width, height + caption_height), PAPER)
-        cell.paste(Image.fromarray(image_HWC).resize((width, height), Image.Resampling.LANCZOS), (0, 0))
-        ImageDraw.Draw(cell).text((width / 2, height + 3), text, INK, font, anchor="ma", align="center", spacing=4)
-        cells.append(cell)
-    return cells
-
-
 def wrap(caption: str, width: float, font: Font) -> str:
     """Return the caption in lines at most about `width` pixels wide, two of each of its own lines."""
     characters = max(4, int(width / font.getlength("n")))
@@ -133,27 +129,15 @@ def wrap(caption: str, width: float, font: Font) -> str:
     return "\n".join(line for lines in wrapped for line in lines)
 
 
-def _stack(rows: list[list[Image]], title: str | None) -> Image:
-    """Return the rows of cells on one sheet, a title above."""
-    from PIL import Image, ImageDraw
-
-    width, height = rows[0][0].size
-    top = GAP + (TITLE_SIZE + GAP if title else 0)
-    size = (GAP + max(len(row) for row in rows) * (width + GAP), top + len(rows) * (height + GAP))
-    sheet = Image.new("RGB", size, PAPER)
-    if title:
-        font = _font(TITLE_SIZE)
-        ImageDraw.Draw(sheet).text((GAP, GAP), wrap(title, size[0] - 2 * GAP, font).split("\n")[0], INK, font)
-    for line, row in enumerate(rows):
-        for column, cell in enumerate(row):
-            sheet.paste(cell, (GAP + column * (width + GAP), top + line * (height + GAP)))
-    return sheet
+def _balanced_columns(number: int) -> int:
+    """Return the number of columns, between sqrt(N) and twice that, that leaves the fewest empty places."""
+    root = tile_columns(number)
+    return min(range(root, min(2 * root, number) + 1), key=lambda columns: (-number % columns, columns))
 
 
-def _font(size: int) -> Font:
-    from PIL import ImageFont
-
-    return ImageFont.load_default(size=size)
+def _check(images: Pixels) -> None:
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or len(images) == 0:
+        raise ValueError(f"images must be uint8 (N, H, W, 3), not {images.dtype} {images.shape}")
 
 
 def _write(sheet: Image, path: str | Path) -> None:

@@ -30,11 +30,6 @@ class Mean:
     """Independent values it is made of."""
 
     @property
-    def is_clear(self) -> bool:
-        """Whether the interval leaves 0 out; never so for a single value."""
-        return self.rose or self.fell
-
-    @property
     def rose(self) -> bool:
         """Whether the interval, that of a change, lies above 0; never so for a single value."""
         return self.number > 1 and self.low > 0
@@ -84,26 +79,25 @@ def standard_error(values: ArrayLike, clusters: Sequence[Hashable]) -> float:
     cluster, which says nothing of others; 0 for a single value.
     """
     value_N = _finite(values)
-    if len(value_N) == 1:
-        return 0.0
-    one = len(set(clusters)) == 1
-    return _error(*_clustered(value_N, range(len(value_N)) if one else clusters))
+    several = len(set(clusters)) > 1
+    return _error(*_clustered(value_N, clusters if several else range(len(value_N))))
 
 
 def _student(sum_C: Array, size_C: Array) -> Mean:
     """Return the mean of clusters with Student's interval; of a single cluster there is none."""
-    number, mean = len(sum_C), float(sum_C.sum() / size_C.sum())
-    if number == 1:
-        return Mean(mean, 0.0, mean, mean, 1)
     from scipy.special import stdtrit  # scipy.stats takes a second to import
 
+    number, mean = len(sum_C), float(sum_C.sum() / size_C.sum())
     error = _error(sum_C, size_C)
-    reach = float(stdtrit(number - 1, (1 + LEVEL) / 2)) * error
+    reach = float(stdtrit(number - 1, (1 + LEVEL) / 2)) * error if number > 1 else 0.0
     return Mean(mean, error, mean - reach, mean + reach, number)
 
 
 def _error(sum_C: Array, size_C: Array) -> float:
+    """Return the linearised standard error of sums over sizes, 0 for a single cluster."""
     number, total = len(sum_C), size_C.sum()
+    if number == 1:
+        return 0.0
     residual_C = sum_C - sum_C.sum() / total * size_C
     return float(np.sqrt(number / (number - 1) * np.square(residual_C).sum()) / total)
 

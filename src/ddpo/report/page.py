@@ -5,60 +5,38 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ddpo.report.chart import Chart, Drawing, draw
-from ddpo.report.diagnostics import diagnostic_charts, other_metrics, phase_times, total_seconds
-from ddpo.report.findings import Finding
-from ddpo.report.fixed_samples import trained_change
-from ddpo.report.gallery import Gallery, build_gallery
-from ddpo.report.reward_charts import measure_charts, reward_curves, run_style
+from ddpo.report.charts import (
+    diagnostic_charts,
+    measure_charts,
+    other_metrics,
+    phase_times,
+    reward_curves,
+    run_style,
+)
+from ddpo.report.fixed_samples import change
+from ddpo.report.gallery import BUDGET, build_gallery
 from ddpo.report.signs import findings
-from ddpo.report.tiles import BUDGET
-from ddpo.report.wording import alike, count, duration, signed_share, split_unit, with_error
+from ddpo.report.wording import alike, count, duration, share, split_unit, with_error
 from ddpo.runs.configurations import differences
 from ddpo.runs.record import RunRecord
 from ddpo.runtime.errors import RunFolderError
 from ddpo.runtime.files import write_atomically
 
 
-@dataclass(frozen=True)
-class Fact:
+class Fact(NamedTuple):
     """One number of a run's headline."""
 
     name: str
     value: str
     small_print: str = ""
-
-
-@dataclass(frozen=True)
-class RunView:
-    """One run as the page shows it."""
-
-    run: RunRecord
-    anchor: str
-    style: str
-    """CSS class of its colour."""
-    result: Fact | None
-    """What became of the trained reward, the paired difference in small print; None where it was not measured twice."""
-    effort: list[Fact]
-    """What it took."""
-    state: str
-    """Sentences on what is missing: iterations still to come, evaluations; empty for a whole run."""
-    findings: list[Finding]
-    gallery: Gallery | None
-    diagnostics: list[Drawing]
-    times: list[tuple[str, str, str, str]]
-    others: list[tuple[str, ...]]
-
-    def of_level(self, level: str) -> list[Finding]:
-        """Return the findings of one level."""
-        return [finding for finding in self.findings if finding.level == level]
 
 
 def write_page(runs: Sequence[RunRecord], output: Path) -> None:
@@ -94,20 +72,24 @@ def render_page(runs: Sequence[RunRecord]) -> str:
     )
 
 
-def _view(run: RunRecord, index: int, budget: int) -> RunView:
-    return RunView(
-        run,
-        f"run-{index + 1}",
-        run_style(index),
-        _result(run),
-        _effort(run),
-        _state(run),
-        findings(run),
-        build_gallery(run, budget),
-        _drawn(diagnostic_charts(run, run_style(index))),
-        phase_times(run),
-        other_metrics(run),
-    )
+def _view(run: RunRecord, index: int, budget: int) -> dict[str, Any]:
+    """Return one run as the template wants it."""
+    seconds, times = phase_times(run)
+    found = findings(run)
+    return {
+        "run": run,
+        "anchor": f"run-{index + 1}",
+        "style": run_style(index),
+        "result": _result(run),
+        "effort": _effort(run, seconds),
+        "state": _state(run),
+        "signs": [finding for finding in found if finding.level == "sign"],
+        "other_looks": [finding for finding in found if finding.level != "sign"],
+        "gallery": build_gallery(run, budget),
+        "diagnostics": _drawn(diagnostic_charts(run, run_style(index))),
+        "times": times,
+        "others": other_metrics(run),
+    }
 
 
 def _drawn(charts: Sequence[Chart]) -> list[Drawing]:
@@ -115,29 +97,31 @@ def _drawn(charts: Sequence[Chart]) -> list[Drawing]:
 
 
 def _result(run: RunRecord) -> Fact | None:
-    changed = trained_change(run)
+    """Return what became of the trained reward; None where it was not measured twice."""
+    changed = change(run, run.trained_reward)
     if changed is None:
         return None
     name, unit = split_unit(run.label(changed.reward))
     before, after = alike(changed.before, changed.after)
     difference = f"{with_error(changed.difference.mean, changed.difference.error, sign=True)} {unit}".rstrip()
     part = changed.difference.mean / abs(changed.before) if changed.before else 0.0
-    relative = f" ({signed_share(part)})" if part else ""
+    relative = f" ({share(part, sign=True)})" if part else ""
     samples = count(len(run.evaluations[-1].samples), "fixed sample")
     return Fact(name, f"{before} → {after} {unit}".rstrip(), f"{difference}{relative}, paired on {samples}")
 
 
-def _effort(run: RunRecord) -> list[Fact]:
+def _effort(run: RunRecord, seconds: float) -> list[Fact]:
     planned = f"of {run.planned:,}" if run.planned not in (None, run.done) else ""
     effort = [Fact("iterations", f"{run.done:,}", planned)]
     if run.metrics and run.counts_queries:
         effort.append(Fact("reward queries", f"{run.axis[-1]:,.0f}"))
-    if (seconds := total_seconds(run)) is not None:
+    if seconds:
         effort.append(Fact("training time", duration(seconds), "without evaluations"))
     return effort
 
 
 def _state(run: RunRecord) -> str:
+    """Return sentences on what is missing: iterations still to come, evaluations; none of a whole run."""
     sentences = []
     if not run.metrics:
         sentences.append("No iteration has finished yet, so there are no curves.")

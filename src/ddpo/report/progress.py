@@ -67,24 +67,24 @@ class PlainDisplay(Display):
     """One line per iteration, for logs: `iteration 3/40  reward -1.842 ± 0.020  clip 0.12  6.3 s  left 3 min 53 s`."""
 
     def __init__(self, stream: TextIO | None = None, clock: Clock = time.monotonic) -> None:
-        self._stream = stream
-        self._progress = Pace(0, clock)
+        self._stream, self._clock = stream, clock
+        self._pace = Pace(0, clock)
 
     def start(self, total_iterations: int, name: str) -> None:
         """Print the run's name and length."""
-        self._progress = Pace(total_iterations, self._progress.clock)
+        self._pace = Pace(total_iterations, self._clock)
         self.message(f"{name}: {count(total_iterations, 'iteration')}")
 
     def iteration(self, metrics: Mapping[str, Any]) -> None:
         """Print one line."""
-        progress = self._progress
-        progress.add(metrics)
-        parts = [f"iteration {progress.finished}/{progress.total}"]
+        pace = self._pace
+        pace.add(metrics)
+        parts = [f"iteration {pace.finished}/{pace.total}"]
         if finite(metrics.get("reward/mean")) is not None:
-            parts.append(f"reward {plain(with_error(progress.means[-1], progress.errors[-1]))}")
+            parts.append(f"reward {plain(with_error(*pace.rewards[-1]))}")
         if (clip := finite(metrics.get("clip_fraction"))) is not None:
             parts.append(f"clip {clip:.2f}")
-        self.message("  ".join([*parts, progress.pace, progress.left]))
+        self.message("  ".join([*parts, pace.last, pace.left]))
 
     def message(self, text: str) -> None:
         """Print one line."""
@@ -104,8 +104,7 @@ class LiveDisplay(Display):
     def __init__(self, console: Console | None = None, clock: Clock = time.monotonic) -> None:
         from rich.console import Console
 
-        self._console = console or Console()
-        self._progress = Pace(0, clock)
+        self._console, self._clock = console or Console(), clock
         self._live: Live | None = None
 
     def start(self, total_iterations: int, name: str) -> None:
@@ -118,14 +117,9 @@ class LiveDisplay(Display):
         from rich.text import Text
 
         self.stop()
-        self._progress = Pace(total_iterations, self._progress.clock)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        self._bars = Bars(*columns, console=self._console)
+        self._pace = Pace(total_iterations, self._clock)
+        name_column, note_column = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+        self._bars = Bars(name_column, BarColumn(30), MofNCompleteColumn(), note_column, console=self._console)
         self._run = self._bars.add_task("iteration", total=total_iterations, note="")
         self._phase = self._bars.add_task("", visible=False, note="")
         self._reward = Text()
@@ -142,12 +136,12 @@ class LiveDisplay(Display):
         """Move the bar of the run and extend the trend."""
         if self._live is None:
             return
-        progress = self._progress
-        progress.add(metrics)
-        self._bars.update(self._run, completed=progress.finished, note=f"{progress.left}, {progress.pace} an iteration")
+        pace = self._pace
+        pace.add(metrics)
+        self._bars.update(self._run, completed=pace.finished, note=f"{pace.left}, {pace.last} an iteration")
         self._bars.update(self._phase, visible=False)
-        if progress.means:
-            self._reward.plain = f"reward {sparkline(progress.means, 30)} {progress.trend()}"
+        if pace.rewards:
+            self._reward.plain = f"reward {sparkline([mean for mean, _ in pace.rewards], 30)} {pace.trend()}"
 
     def message(self, text: str) -> None:
         """Print above the panel."""
@@ -165,47 +159,42 @@ class Pace:
     """What the displays know of a run: rewards and seconds of its iterations so far."""
 
     def __init__(self, total: int, clock: Clock) -> None:
-        self.total = total
-        self.clock = clock
-        self.finished = 0
-        self.means: list[float] = []
-        self.errors: list[float] = []
-        """Standard errors of the means; 0 where they are not known."""
-        self.seconds: list[float] = []
-        self.wait = 0.0
-        """Seconds that the last iteration waited for rewards."""
-        self._last = clock()
+        self.total, self.finished = total, 0
+        self.rewards: list[tuple[float, float]] = []
+        """Means and their standard errors; 0 where they are not known."""
+        self._clock, self._ended, self._wait = clock, clock(), 0.0
+        self._seconds: list[float] = []
 
     def add(self, metrics: Mapping[str, Any]) -> None:
         """Take in the metrics of an iteration that has just ended."""
-        now = self.clock()
-        self.seconds.append(now - self._last)
-        self._last = now
-        self.wait = finite(metrics.get("time/reward")) or 0.0
+        now = self._clock()
+        self._seconds.append(now - self._ended)
+        self._ended = now
+        self._wait = finite(metrics.get("time/reward")) or 0.0
         self.finished = int(finite(metrics.get("iteration")) or self.finished + 1)
         if (mean := finite(metrics.get("reward/mean"))) is not None:
-            self.means.append(mean)
-            self.errors.append(finite(metrics.get("reward/standard_error")) or 0.0)
+            self.rewards.append((mean, finite(metrics.get("reward/standard_error")) or 0.0))
 
     @property
-    def pace(self) -> str:
+    def last(self) -> str:
         """The seconds of the last iteration, and how long it waited for rewards where that matters."""
-        waited = f" ({duration(self.wait)} waiting for rewards)" if self.wait > WORTH_SAYING * self.seconds[-1] else ""
-        return f"{duration(self.seconds[-1])}{waited}"
+        seconds = self._seconds[-1]
+        waited = f" ({duration(self._wait)} waiting for rewards)" if self._wait > WORTH_SAYING * seconds else ""
+        return f"{duration(seconds)}{waited}"
 
     @property
     def left(self) -> str:
         """How long the remaining iterations take."""
         remaining = max(0, self.total - self.finished)
-        return f"left {duration(statistics.median(self.seconds[-RECENT:]) * remaining)}" if remaining else "done"
+        return f"left {duration(statistics.median(self._seconds[-RECENT:]) * remaining)}" if remaining else "done"
 
     def trend(self) -> str:
         """Return the newest reward and its change since the first iteration, where that is more than chance."""
-        change, error = self.means[-1] - self.means[0], math.hypot(self.errors[-1], self.errors[0])
-        arrow = "▲" if change > 0 else "▼"
-        clear = abs(change) > NORMAL_95 * error
-        told = f"{arrow} {number(abs(change), 3)} since the start" if clear else "as at the start"
-        return f"{with_error(self.means[-1], self.errors[-1])}  {told}"
+        (first, first_error), (newest, error) = self.rewards[0], self.rewards[-1]
+        change = newest - first
+        clear = abs(change) > NORMAL_95 * math.hypot(error, first_error)
+        told = f"{'▲' if change > 0 else '▼'} {number(abs(change), 3)} since the start" if clear else "as at the start"
+        return f"{with_error(newest, error)}  {told}"
 
 
 def sparkline(values: Sequence[float], width: int) -> str:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ddpo.rewards.affine_head import Head, apply_head, read_head
-from ddpo.rewards.clip import MODEL, Clip, load_clip
-from ddpo.rewards.pretrained import find_file, in_batches, read_tensors, resolve_device
+from ddpo.rewards.clip import MODEL, load_clip
+from ddpo.rewards.contract import Array
+from ddpo.rewards.pretrained import Head, apply_head, in_batches, read_checkpoint, read_head, resolve_device
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from torch import Tensor
 
 WEIGHTS = "trl-lib/ddpo-aesthetic-predictor"
@@ -28,7 +25,7 @@ def aesthetic(
     model: str = MODEL,
     device: str = "auto",
     batch_size: int = 16,
-) -> npt.NDArray[np.float64]:
+) -> Array:
     """Return `rating_B`, the beauty that people would see on a scale of 1 to 10; unbounded, usually 4 to 7. Paper D.2.
 
     CLIP ViT-L/14's image embedding, L2-normalised, in float32, then the affine layers 768-1024-128-64-16-1 of
@@ -39,7 +36,8 @@ def aesthetic(
     Raises RewardError when either cannot be loaded.
     """
     del prompts, metadata
-    clip, head = _load(weights, model, device)
+    clip = load_clip(model, model, device)
+    head = load_head(weights, clip.network.config.projection_dim, device)
     return in_batches(lambda batch: rate(head, clip.embed_images(batch)), batch_size, images)
 
 
@@ -50,13 +48,7 @@ def rate(head: Head, embedding_BE: Tensor) -> Tensor:
     return apply_head(head, functional.normalize(embedding_BE.float(), dim=-1))
 
 
+@functools.cache
 def load_head(weights: str, width: int, device: str) -> Head:
     """Return the predictor's layers for embeddings of `width` numbers; raises RewardError when they are not there."""
-    path = find_file(weights, _FILE, "weights")
-    return read_head(read_tensors(path, "weights"), "layers.", width, f"weights: {path}", resolve_device(device))
-
-
-@functools.cache
-def _load(weights: str, model: str, device: str) -> tuple[Clip, Head]:
-    clip = load_clip(model, model, device)
-    return clip, load_head(weights, clip.network.config.projection_dim, device)
+    return read_head(read_checkpoint(weights, _FILE), "layers.", width, weights, resolve_device(device))

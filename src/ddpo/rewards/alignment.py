@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddpo.rewards.bertscore import SCORER, Match, load_scorer
-from ddpo.rewards.describers import LLAVA, append_log, ask, choose_describer
+from ddpo.rewards.bertscore import SCORER, load_scorer
+from ddpo.rewards.contract import Array
+from ddpo.rewards.describers import LLAVA, Describer, append_log, ask
 from ddpo.runtime.errors import RewardError, nearest
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from torch import Tensor
 
 
@@ -54,7 +52,7 @@ def alignment(
     device: str = "auto",
     batch_size: int = 8,
     log: str | None = None,
-) -> npt.NDArray[np.float64]:
+) -> Array:
     """Return `recall_B`, BERTScore recall of the prompt by the description, at most 1; usually 0.5 to 0.95. Paper D.3.
 
     `describer` is a folder or hub id of a transformers image-text-to-text model (the default, LLaVA-1.5, is under
@@ -70,18 +68,13 @@ def alignment(
     if preset not in PRESETS:
         raise RewardError(f"preset: there is no '{preset}'.{nearest(preset, PRESETS)} Known: {', '.join(PRESETS)}.")
     words = PRESETS[preset]
-    describe = choose_describer(
-        describer, endpoint, key_variable, timeout=timeout, precision=precision, max_tokens=max_tokens,
-        jpeg_quality=words.jpeg_quality, device=device, batch_size=batch_size,
-    )  # fmt: skip
+    describe = Describer(
+        describer, endpoint, key_variable, timeout, precision, max_tokens, words.jpeg_quality, device, batch_size
+    )
     descriptions = ask(describe, images, question or words.question, prompts)
     references = [words.reference.replace("{prompt}", prompt) for prompt in prompts]
     matches = load_scorer(scorer, layer, device).match(descriptions, references, batch_size)
     if log is not None:
-        append_log(log, _rows(prompts, descriptions, matches))
+        rows = zip(prompts, descriptions, matches, strict=True)
+        append_log(log, ({"prompt": p, "description": d} | m._asdict() | {"f1": m.f1} for p, d, m in rows))
     return np.array([match.recall for match in matches])
-
-
-def _rows(prompts: list[str], descriptions: list[str], matches: list[Match]) -> Iterator[dict[str, Any]]:
-    for prompt, description, match in zip(prompts, descriptions, matches, strict=True):
-        yield {"prompt": prompt, "description": description} | dataclasses.asdict(match) | {"f1": match.f1}

@@ -10,7 +10,7 @@ import functools
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddpo.rewards.pretrained import load_network, load_tokenizer
 from ddpo.runtime.errors import RewardError
@@ -25,8 +25,7 @@ _LAYERS = {SCORER: 40}
 _MOST_TOKENS = 512
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(NamedTuple):
     """BERTScore of a candidate against a reference; each at most 1, without baseline rescaling."""
 
     precision: float
@@ -52,10 +51,8 @@ class BertScorer:
     def match(self, candidates: list[str], references: list[str], batch_size: int) -> list[Match]:
         """Return the score of each candidate against its reference; a text without tokens matches nothing, 0."""
         texts = list(dict.fromkeys([*candidates, *references]))
-        embedding: dict[str, Tensor] = {}
-        for first in range(0, len(texts), batch_size):
-            batch = texts[first : first + batch_size]
-            embedding |= zip(batch, self.embed(batch), strict=True)
+        batches = [texts[first : first + batch_size] for first in range(0, len(texts), batch_size)]
+        embedding = {text: unit_LE for batch in batches for text, unit_LE in zip(batch, self.embed(batch), strict=True)}
         return [_match(embedding[c], embedding[r]) for c, r in zip(candidates, references, strict=True)]
 
     def embed(self, texts: list[str]) -> list[Tensor]:
@@ -63,21 +60,20 @@ class BertScorer:
         import torch
         from torch.nn import functional
 
+        length = min(self.tokenizer.model_max_length, _MOST_TOKENS)
         tokens = self.tokenizer(
             texts,
             padding=True,
             truncation=True,
-            max_length=min(self.tokenizer.model_max_length, _MOST_TOKENS),
+            max_length=length,
             return_special_tokens_mask=True,
             return_tensors="pt",
         )
         kept_BL = (tokens["attention_mask"] == 1) & (tokens["special_tokens_mask"] == 0)
-        device = self.encoder.device
+        tokens = tokens.to(self.encoder.device)
         with torch.no_grad():
             hidden_BLE = self.encoder(
-                input_ids=tokens["input_ids"].to(device),
-                attention_mask=tokens["attention_mask"].to(device),
-                output_hidden_states=True,
+                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], output_hidden_states=True
             ).hidden_states[self.layer]
         unit_BLE = functional.normalize(hidden_BLE.float(), dim=-1).cpu()
         return [unit_LE[kept_L] for unit_LE, kept_L in zip(unit_BLE, kept_BL, strict=True)]

@@ -1,4 +1,4 @@
-"""The reward `clip-score`, and CLIP's pictures, prompts and cosines for the rewards built on it."""
+"""The rewards `clip-score` and `pickscore`, and CLIP's pictures, prompts and cosines for others built on it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddpo.media.image import to_pictures
+from ddpo.rewards.contract import Array
 from ddpo.rewards.pretrained import in_batches, load_network, load_tokenizer
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from PIL.Image import Image as Picture
     from torch import Tensor
 
 MODEL = "openai/clip-vit-large-patch14"
+PICKSCORE = "yuvalkirstain/PickScore_v1"
+PICKSCORE_TOKENIZER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """CLIP's own mean and standard deviation of red, green and blue, which its successors kept."""
@@ -31,7 +33,7 @@ def clip_score(
     model: str = MODEL,
     device: str = "auto",
     batch_size: int = 16,
-) -> npt.NDArray[np.float64]:
+) -> Array:
     """Return `100 cos_B` in [-100, 100], the angle between CLIP's embeddings of picture and prompt; usually 15 to 35.
 
     Unlike Hessel et al.'s CLIPScore (arXiv:2104.08718), `2.5 max(cos, 0)`, it is not cut at zero: 40 times CLIPScore
@@ -42,6 +44,28 @@ def clip_score(
     return 100 * load_clip(model, model, device).cosines(images, prompts, batch_size)
 
 
+def pickscore(
+    images: Tensor,
+    prompts: list[str],
+    metadata: list[dict[str, Any]],
+    *,
+    model: str = PICKSCORE,
+    tokenizer: str = PICKSCORE_TOKENIZER,
+    device: str = "auto",
+    batch_size: int = 16,
+) -> Array:
+    """Return `exp(logit_scale) cos_B`, a CLIP-H's learnt preference for a picture given its prompt; usually 16 to 26.
+
+    A difference of two pictures' scores is the logit of the probability that a person prefers the first. Kirstain et
+    al., Pick-a-Pic (arXiv:2305.01569); code MIT. `model` (a transformers CLIPModel) and `tokenizer` are folders
+    or hub ids. Raises RewardError when they cannot be loaded.
+    """
+    del metadata
+    clip = load_clip(model, tokenizer, device)
+    scale = float(clip.network.logit_scale.exp())
+    return scale * clip.cosines(images, prompts, batch_size)
+
+
 @dataclass(frozen=True)
 class Clip:
     """CLIP's two towers with the tokenizer."""
@@ -49,7 +73,7 @@ class Clip:
     network: Any
     tokenizer: Any
 
-    def cosines(self, images: Tensor, prompts: list[str], batch_size: int) -> npt.NDArray[np.float64]:
+    def cosines(self, images: Tensor, prompts: list[str], batch_size: int) -> Array:
         """Return the cosines `(B,)` between the embeddings of pictures `(B, 3, H, W)` in [0, 1] and of their prompts.
 
         Prompts are cut to the model's number of tokens (77).
@@ -73,9 +97,8 @@ class Clip:
         network = self.network
         length = network.config.text_config.max_position_embeddings
         tokens = self.tokenizer(prompts, padding=True, truncation=True, max_length=length, return_tensors="pt")
-        outputs = network.text_model(
-            input_ids=tokens["input_ids"].to(network.device), attention_mask=tokens["attention_mask"].to(network.device)
-        )
+        tokens = tokens.to(network.device)
+        outputs = network.text_model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
         embedding_BE: Tensor = network.text_projection(outputs.pooler_output)
         return embedding_BE
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 from pydantic import Field
 
 from ddpo.rewards.cached import SIZE, Cached
-from ddpo.rewards.contract import Array, CombinedReward, ComponentScores, Formula, NamedReward
+from ddpo.rewards.contract import Array, CombinedReward, ComponentScores, NamedReward
 from ddpo.rewards.options import Options, parse_options
 from ddpo.runtime.errors import RewardError, nearest
 from ddpo.runtime.plugins import anchored, reference
@@ -25,7 +25,7 @@ _CONSTANT = 1e-9
 """A standard deviation below this share of the largest value is rounding: the values do not differ."""
 
 
-def is_combination(spec: object) -> bool:
+def is_combination(spec: object) -> TypeGuard[Mapping[Any, Any]]:
     """Return whether `spec` is a mapping that combines rewards."""
     return _names_combinator(spec) or _is_weighted_sum(spec)
 
@@ -43,7 +43,8 @@ def load_combination(spec: Mapping[Any, Any], load_plain: Callable[[Any], NamedR
     """
     name = str(spec.get("name", "sum"))
     builder = _Builder(load_plain, name)
-    return CombinedReward(name, builder.formula(spec), builder.components, spec)
+    formula = builder.formula(spec)
+    return CombinedReward(name, formula.words, formula.value, builder.components, spec)
 
 
 def repeatable_spec(spec: object) -> Any:
@@ -62,6 +63,21 @@ def repeatable_spec(spec: object) -> Any:
     if _names_combinator(spec) or "name" not in spec:  # else these are options of the user's function
         kinds |= {"reward": repeatable_spec, "rewards": lambda rewards: [repeatable_spec(reward) for reward in rewards]}
     return {key: kinds[key](value) if key in kinds else value for key, value in spec.items()}
+
+
+@dataclass(frozen=True)
+class Formula:
+    """How rewards follow from the scores of components."""
+
+    words: str
+    """In short, for tables and figures: `0.5 jpeg-compressibility + 10 judge`."""
+    value: Callable[[ComponentScores, ComponentScores], Array]
+    """See `CombinedReward.value`."""
+
+    @property
+    def enclosed(self) -> str:
+        """The words, in brackets where there are several."""
+        return f"({self.words})" if " " in self.words else self.words
 
 
 class _Builder:
@@ -106,15 +122,7 @@ class _Builder:
         return key
 
 
-class _Combinator(Options):
-    """Options of a combinator."""
-
-    def formula(self, builder: _Builder) -> Formula:
-        """Return the formula that they stand for."""
-        raise NotImplementedError
-
-
-class _Sum(_Combinator):
+class _Sum(Options):
     """weighted sum; each of `rewards` may have a weight, normalise (raw, z-score, rank) and clip: [low, high]."""
 
     rewards: list[Any] = Field(min_length=1)
@@ -131,7 +139,7 @@ class _Term(Options):
     clip: tuple[Bound, Bound] | None = None
 
 
-class _Product(_Combinator):
+class _Product(Options):
     """product of `rewards`."""
 
     rewards: list[Any] = Field(min_length=1)
@@ -142,7 +150,7 @@ class _Product(_Combinator):
         return Formula(words, lambda *scores: np.prod([factor.value(*scores) for factor in factors], axis=0))
 
 
-class _Clip(_Combinator):
+class _Clip(Options):
     """`reward` held between `low` and `high`."""
 
     reward: Any
@@ -153,7 +161,7 @@ class _Clip(_Combinator):
         return _clipped(builder.formula(self.reward), self.low, self.high)
 
 
-class _Cached(_Combinator):
+class _Cached(Options):
     """`reward`, which scores the same sample once; `size` scores are kept."""
 
     reward: Any
@@ -161,13 +169,17 @@ class _Cached(_Combinator):
 
     def formula(self, builder: _Builder) -> Formula:
         outside, builder.cache_size = builder.cache_size, self.size
-        try:
-            return builder.formula(self.reward)
-        finally:
-            builder.cache_size = outside
+        inner = builder.formula(self.reward)
+        builder.cache_size = outside
+        return inner
 
 
-_COMBINATORS: dict[str, type[_Combinator]] = {"sum": _Sum, "product": _Product, "clip": _Clip, "cached": _Cached}
+_COMBINATORS: dict[str, type[_Sum | _Product | _Clip | _Cached]] = {
+    "sum": _Sum,
+    "product": _Product,
+    "clip": _Clip,
+    "cached": _Cached,
+}
 
 
 def _term(builder: _Builder, spec: Any) -> Formula:
@@ -184,9 +196,9 @@ def _term(builder: _Builder, spec: Any) -> Formula:
     term = parse_options(_Term, "sum", settings)
     if term.clip is not None:
         inner = _clipped(inner, *term.clip)
-    normalise = {"raw": None, "z-score": z_score, "rank": rank}[term.normalise]
-    if normalise is None:
+    if term.normalise == "raw":
         return _weighted(inner, term.weight)
+    normalise = {"z-score": z_score, "rank": rank}[term.normalise]
 
     def value(scores: ComponentScores, reference: ComponentScores) -> Array:
         return normalise(inner.value(scores, reference), inner.value(reference, reference))

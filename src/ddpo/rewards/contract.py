@@ -71,25 +71,9 @@ class NamedReward:
         """This reward alone."""
         return {self.key: self}
 
-    def combine(self, scores: ComponentScores, reference: ComponentScores | None = None) -> Array:
+    def value(self, scores: ComponentScores, _: ComponentScores, /) -> Array:
         """Return its scores `(B,)` as they are."""
-        del reference
         return scores.by_key[self.key]
-
-
-@dataclass(frozen=True)
-class Formula:
-    """How rewards follow from the scores of components."""
-
-    words: str
-    """In short, for tables and figures: `0.5 jpeg-compressibility + 10 judge`."""
-    value: Callable[[ComponentScores, ComponentScores], Array]
-    """Returns the values `(B,)` of the samples in the first; normalisations are over those in the second."""
-
-    @property
-    def enclosed(self) -> str:
-        """The words, in brackets where there are several."""
-        return f"({self.words})" if " " in self.words else self.words
 
 
 @dataclass(frozen=True)
@@ -97,8 +81,11 @@ class CombinedReward:
     """A reward made of rewards."""
 
     name: str
-    """That of its outermost combinator."""
-    formula: Formula
+    """That of its outermost combinator; also the name in metrics."""
+    label: str
+    """The formula in short: `0.5 jpeg-compressibility + 10 judge`."""
+    value: Callable[[ComponentScores, ComponentScores], Array]
+    """Returns the rewards `(B,)` of the samples in the first; normalisations are over those in the second."""
     components: Mapping[str, NamedReward]
     """What the formula names, each of which scores every sample once."""
     spec: Mapping[Any, Any]
@@ -114,16 +101,6 @@ class CombinedReward:
         """Names of the media that every component can score; None: any."""
         limited = [reward.media for reward in self.components.values() if reward.media is not None]
         return tuple(name for name in limited[0] if all(name in media for media in limited)) if limited else None
-
-    @property
-    def label(self) -> str:
-        """The formula in short."""
-        return self.formula.words
-
-    def combine(self, scores: ComponentScores, reference: ComponentScores | None = None) -> Array:
-        """Return the rewards `(B,)`; normalisations are over `reference`, None: over `scores` itself."""
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is an error of its own (`combine`)
-            return self.formula.value(scores, scores if reference is None else reference)
 
 
 LoadedReward = NamedReward | CombinedReward
@@ -167,7 +144,8 @@ def combine(reward: LoadedReward, scores: ComponentScores, reference: ComponentS
     A normalised component is normalised over `reference` (None: the batch itself); the fixed samples take those of
     the untrained model, so that their reward can change. Raises RewardError when a reward is not a finite number.
     """
-    reward_B = reward.combine(scores, reference)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is an error of its own
+        reward_B = reward.value(scores, scores if reference is None else reference)
     _check_finite(reward.name, reward_B, scores.prompts, first_index=0)
     return reward_B
 
@@ -195,27 +173,17 @@ def score_components(
         raise ValueError(f"{len(samples)} samples, {number} prompts and {len(metadata)} metadata: must be equal")
     _check_samples(reward.name, medium, samples, prompts, first_index)
 
-    def score_component(component: NamedReward) -> Array:
-        seen = medium.as_seen(samples)
-        score_B = _call(component, seen, list(prompts), [dict(about) for about in metadata])
-        _check_finite(component.name, score_B, prompts, first_index)
-        return score_B
-
-    return {key: score_component(component) for key, component in reward.components.items()}
-
-
-def _call(reward: NamedReward, seen: Tensor, prompts: list[str], metadata: list[dict[str, Any]]) -> Array:
-    number = len(prompts)
-    try:
-        scores = reward.function(seen, prompts, metadata)
-    except DDPOError as error:
-        raise RewardError(f"Reward '{reward.name}': {error}") from error
-    except (Exception, SystemExit) as error:
-        raise RewardError(f"Reward '{reward.name}' raised {describe(error)}") from error
-    try:
-        return to_scores(scores, number)
-    except RewardError as error:
-        raise RewardError(f"Reward '{reward.name}' {error}") from error
+    by_key = {}
+    for key, component in reward.components.items():
+        seen, told = medium.as_seen(samples), [dict(about) for about in metadata]
+        try:
+            by_key[key] = to_scores(component.function(seen, list(prompts), told), number)
+        except DDPOError as error:
+            raise RewardError(f"Reward '{component.name}': {error}") from error
+        except (Exception, SystemExit) as error:
+            raise RewardError(f"Reward '{component.name}' raised {describe(error)}") from error
+        _check_finite(component.name, by_key[key], prompts, first_index)
+    return by_key
 
 
 def _check_samples(name: str, medium: Medium, samples: Tensor, prompts: Sequence[str], first_index: int) -> None:
@@ -243,31 +211,25 @@ def _check_finite(name: str, score_B: Array, prompts: Sequence[str], first_index
 def to_scores(scores: object, number: int) -> Array:
     """Return what a reward returned for `number` samples as a new float64 array `(number,)`.
 
-    Raises RewardError with words that say what came instead, to stand behind the reward's name.
+    Raises RewardError, saying what came instead.
     """
     expected = f"a reward returns one number per sample, here {number}"
     try:
         array = np.asarray(_to_host(scores))
         if array.dtype.kind not in "biufO":
             raise TypeError(f"dtype {array.dtype}")
-        if array.dtype.kind == "O":
-            _check_items(array)
+        for item in array.flat if array.dtype.kind == "O" else ():
+            if not isinstance(item, Real | np.bool_ | None):  # "3", out of which NumPy would read a number
+                raise TypeError(f"holding {type(item).__name__}")
         score_B = array.astype(np.float64)
     except Exception as error:  # NumPy, torch and the user's own types raise what they like
         kind = type(scores).__name__
-        raise RewardError(f"returned {kind}, not numbers ({text_of(error)}): {expected}.") from error
+        raise RewardError(f"it returned {kind}, not numbers ({text_of(error)}): {expected}.") from error
     if score_B.shape == (number, 1):
         score_B = score_B[:, 0]
     if score_B.shape != (number,):
-        raise RewardError(f"returned an array of shape {score_B.shape}: {expected}.")
+        raise RewardError(f"it returned an array of shape {score_B.shape}: {expected}.")
     return score_B
-
-
-def _check_items(array: npt.NDArray[np.object_]) -> None:
-    """Raise TypeError for objects out of which NumPy would read numbers though they are none, such as "3"."""
-    for item in array.flat:
-        if not isinstance(item, Real | np.bool_ | None):
-            raise TypeError(f"holding {type(item).__name__}")
 
 
 def _to_host(scores: object) -> object:

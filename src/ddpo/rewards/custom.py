@@ -1,38 +1,31 @@
-"""The user's own rewards: `path/to/file.py:function` or `package.module:function`."""
+"""What a function must be like to be a reward."""
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable
 from typing import Any
 
+from ddpo.rewards.contract import Reward
 from ddpo.runtime.errors import RewardError, nearest
-from ddpo.runtime.plugins import load_object
-
-
-def load_function(spec: str) -> Callable[..., Any]:
-    """Return the function that `path/to/file.py:function` or `package.module:function` names.
-
-    Raises RewardError when it cannot be loaded, or is not a callable of three arguments.
-    """
-    function: Callable[..., Any] = load_object(spec, "Reward", RewardError)
-    check_signature(spec, function, {})
-    return function
-
 
 CALLING = ("workers", "timeout", "on_error", "retries")
 """What is no option of a reward but of how rewards are called; somebody will look for it there."""
 
 
-def check_signature(name: str, function: object, options: dict[str, Any]) -> None:
-    """Raise RewardError unless `function(samples, prompts, metadata, **options)` is a possible call."""
+def with_options(name: str, function: Any, options: dict[str, Any]) -> Reward:
+    """Return the function with its options.
+
+    Raises RewardError unless `function(samples, prompts, metadata, **options)` is a possible call.
+    """
     if not callable(function) or inspect.isclass(function):
         kind = "a class" if inspect.isclass(function) else f"of type {type(function).__name__}"
         raise RewardError(f"Reward '{name}' is {kind}, not a function of (samples, prompts, metadata).")
+    given: Reward = functools.partial(function, **options) if options else function
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some compiled callables do not tell
-        return
+        return given
     parameters = list(signature.parameters.values())
     by_position = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     rest = [*by_position[3:], *(p for p in parameters if p.kind is p.KEYWORD_ONLY)]
@@ -51,6 +44,7 @@ def check_signature(name: str, function: object, options: dict[str, Any]) -> Non
         raise RewardError(
             f"Reward '{name}' takes {signature}, but is called with (samples, prompts, metadata): {error}."
         ) from error
+    return given
 
 
 def media_of(name: str, function: object) -> tuple[str, ...] | None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ddpo.rewards.clip import Clip
-from ddpo.rewards.pretrained import find_file, load_tokenizer, loading, read_tensors, resolve_device
+from ddpo.rewards.contract import Array
+from ddpo.rewards.pretrained import filled, load_tokenizer, loading, read_checkpoint, renamed, resolve_device
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from torch import Tensor
 
 WEIGHTS = "xswu/HPSv2"
@@ -31,7 +28,7 @@ def hpsv2(
     architecture: str = ARCHITECTURE,
     device: str = "auto",
     batch_size: int = 16,
-) -> npt.NDArray[np.float64]:
+) -> Array:
     """Return `cos_B` in [-1, 1] of a CLIP ViT-H/14 tuned on people's choices among pictures; usually 0.2 to 0.35.
 
     Wu et al., Human Preference Score v2 (arXiv:2306.09341), Apache-2.0; version 2.1 unless `file` is
@@ -50,57 +47,42 @@ def _load(weights: str, file: str, architecture: str, device: str) -> Clip:
     place = resolve_device(device)
     with loading(architecture, "architecture"):
         network = CLIPModel(CLIPConfig.from_pretrained(architecture))
-    path = find_file(weights, file, "weights")
-    with loading(str(path), "weights"):
-        network.load_state_dict(from_open_clip(read_tensors(path, "weights")))
-    network = network.float().to(place).eval().requires_grad_(False)
-    return Clip(network, load_tokenizer(architecture, "architecture"))
+    tensors = read_checkpoint(weights, file)
+    with loading(weights, "weights"):
+        return Clip(filled(network, from_open_clip(tensors), place), load_tokenizer(architecture, "architecture"))
 
 
-_OUTSIDE_BLOCKS = {
-    "logit_scale": "logit_scale",
-    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
-    "positional_embedding": "text_model.embeddings.position_embedding.weight",
-    "ln_final.weight": "text_model.final_layer_norm.weight",
-    "ln_final.bias": "text_model.final_layer_norm.bias",
-    "text_projection": "text_projection.weight",
-    "visual.class_embedding": "vision_model.embeddings.class_embedding",
-    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
-    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
-    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
-    "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
-    "visual.ln_post.weight": "vision_model.post_layernorm.weight",
-    "visual.ln_post.bias": "vision_model.post_layernorm.bias",
-    "visual.proj": "visual_projection.weight",
-}
-_INSIDE_BLOCKS = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "attn.out_proj": "self_attn.out_proj",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-}
-_BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+?)[._](weight|bias)")
+_NAMES = (
+    (r"^visual\.proj$", "visual_projection.weight"),
+    (r"^text_projection$", "text_projection.weight"),
+    (r"^visual\.", "vision_model."),
+    (r"^(?=token_embedding|positional_embedding|transformer|ln_final)", "text_model."),
+    (r"(?=token_embedding|class_embedding)", "embeddings."),
+    (r"positional_embedding", "embeddings.position_embedding.weight"),
+    (r"conv1", "embeddings.patch_embedding"),
+    (r"ln_pre", "pre_layrnorm"),
+    (r"ln_post", "post_layernorm"),
+    (r"ln_final", "final_layer_norm"),
+    (r"transformer\.resblocks", "encoder.layers"),
+    (r"\.ln_([12])", r".layer_norm\1"),
+    (r"\.attn\.", ".self_attn."),
+    (r"mlp\.c_fc", "mlp.fc1"),
+    (r"mlp\.c_proj", "mlp.fc2"),
+)
+"""From open_clip's names to those of transformers."""
 
 
 def from_open_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return an open_clip CLIP's tensors under the names and in the layout of transformers' CLIPModel.
 
     open_clip multiplies by its two projections from the right and keeps query, key and value in one matrix.
-    Raises KeyError for a name that a CLIP with two plain transformers does not have.
     """
-    return {name: value for old, tensor in tensors.items() for name, value in _renamed(old, tensor)}
-
-
-def _renamed(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    block = _BLOCK.fullmatch(name)
-    if not block:
-        yield _OUTSIDE_BLOCKS[name], tensor.T if name in ("visual.proj", "text_projection") else tensor
-        return
-    tower = "vision_model" if block[1] else "text_model"
-    layer, part, kind = f"{tower}.encoder.layers.{block[2]}", block[3], block[4]
-    if part == "attn.in_proj":
-        for letter, third in zip("qkv", tensor.chunk(3), strict=True):
-            yield f"{layer}.self_attn.{letter}_proj.{kind}", third
-    else:
-        yield f"{layer}.{_INSIDE_BLOCKS[part]}.{kind}", tensor
+    converted = {}
+    for old, tensor in tensors.items():
+        name = renamed(old, _NAMES)
+        if ".in_proj_" in name:
+            for letter, third in zip("qkv", tensor.chunk(3), strict=True):
+                converted[name.replace(".in_proj_", f".{letter}_proj.")] = third
+        else:
+            converted[name] = tensor.T if old in ("visual.proj", "text_projection") else tensor
+    return converted

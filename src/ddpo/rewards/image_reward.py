@@ -5,17 +5,25 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ddpo.rewards.affine_head import Head, apply_head, read_head
 from ddpo.rewards.clip import clip_pixels
-from ddpo.rewards.pretrained import find_file, in_batches, load_tokenizer, loading, read_tensors, resolve_device
+from ddpo.rewards.contract import Array
+from ddpo.rewards.pretrained import (
+    Head,
+    apply_head,
+    filled,
+    in_batches,
+    load_tokenizer,
+    loading,
+    read_checkpoint,
+    read_head,
+    renamed,
+    resolve_device,
+)
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    import torch
     from torch import Tensor
 
 WEIGHTS = "THUDM/ImageReward"
@@ -37,7 +45,7 @@ def image_reward(
     tokenizer: str = TOKENIZER,
     device: str = "auto",
     batch_size: int = 16,
-) -> npt.NDArray[np.float64]:
+) -> Array:
     """Return `(head_B - 0.167) / 1.033`: people's liking of a picture for its prompt, in standard deviations.
 
     Unbounded, usually -2.5 to 2.
@@ -48,42 +56,31 @@ def image_reward(
     Raises RewardError when they cannot be loaded.
     """
     del metadata
-    raw_B = in_batches(_load(weights, tokenizer, device).raw, batch_size, images, prompts)
-    return (raw_B - RAW_MEAN) / RAW_STD
+    vision, text, head, read_prompts = _load(weights, tokenizer, device)
 
-
-@dataclass(frozen=True)
-class _Scorer:
-    vision: Any
-    text: Any
-    head: Head
-    tokenizer: Any
-
-    def raw(self, images: Tensor, prompts: list[str]) -> Tensor:
-        """Return the head's output `(B,)` for pictures `(B, 3, H, W)` in [0, 1] and their prompts."""
-        device = self.vision.device
-        pixels = clip_pixels(images, self.vision.config.image_size).to(device)
-        tokens = self.tokenizer(
+    def raw(images: Tensor, prompts: list[str]) -> Tensor:
+        pixels = clip_pixels(images, vision.config.image_size).to(vision.device)
+        tokens = read_prompts(
             prompts, padding="max_length", truncation=True, max_length=_TOKENS, return_tensors="pt"
-        ).to(device)
-        patches_BPE = self.vision(pixel_values=pixels).last_hidden_state
-        hidden_BLE = self.text(
+        ).to(vision.device)
+        patches_BPE = vision(pixel_values=pixels).last_hidden_state
+        hidden_BLE = text(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], encoder_hidden_states=patches_BPE
         ).last_hidden_state
-        return apply_head(self.head, hidden_BLE[:, 0])
+        return apply_head(head, hidden_BLE[:, 0])
+
+    return (in_batches(raw, batch_size, images, prompts) - RAW_MEAN) / RAW_STD
 
 
 @functools.cache
-def _load(weights: str, tokenizer: str, device: str) -> _Scorer:
+def _load(weights: str, tokenizer: str, device: str) -> tuple[Any, Any, Head, Any]:
+    """Return ImageReward's vision transformer, text encoder, head and tokenizer."""
     place = resolve_device(device)
-    path = find_file(weights, _FILE, "weights")
-    tensors = read_tensors(path, "weights")
-    with loading(str(path), "weights"):
-        vision, text = _build_vision(tensors), _build_text(tensors)
-        for network in (vision, text):
-            network.float().to(place).eval().requires_grad_(False)
-    head = read_head(tensors, "mlp.layers.", text.config.hidden_size, f"weights: {path}", place)
-    return _Scorer(vision, text, head, load_tokenizer(tokenizer, "tokenizer"))
+    tensors = read_checkpoint(weights, _FILE)
+    with loading(weights, "weights"):
+        vision, text = _build_vision(tensors, place), _build_text(tensors, place)
+    head = read_head(tensors, "mlp.layers.", text.config.hidden_size, weights, place)
+    return vision, text, head, load_tokenizer(tokenizer, "tokenizer")
 
 
 _VISION_NAMES = (
@@ -99,7 +96,7 @@ _VISION_NAMES = (
 """From the names of BLIP's own vision transformer, timm's, to those of transformers'."""
 
 
-def _build_vision(tensors: Mapping[str, Tensor]) -> Any:
+def _build_vision(tensors: Mapping[str, Tensor], device: torch.device) -> Any:
     """Return BLIP's vision transformer with the sizes and weights of the tensors `blip.visual_encoder.*`."""
     from transformers import BlipVisionConfig, BlipVisionModel
 
@@ -114,14 +111,11 @@ def _build_vision(tensors: Mapping[str, Tensor]) -> Any:
         patch_size=patch,
         layer_norm_eps=1e-6,  # timm's; transformers' default for BLIP is 1e-5
     )
-    network = BlipVisionModel(config)
-    for pattern, replacement in _VISION_NAMES:
-        own = {re.sub(pattern, replacement, name): tensor for name, tensor in own.items()}
-    network.load_state_dict(own)
-    return network
+    own = {renamed(name, _VISION_NAMES): tensor for name, tensor in own.items()}
+    return filled(BlipVisionModel(config), own, device)
 
 
-def _build_text(tensors: Mapping[str, Tensor]) -> Any:
+def _build_text(tensors: Mapping[str, Tensor], device: torch.device) -> Any:
     """Return BLIP's text encoder with cross-attention, with the sizes and weights of `blip.text_encoder.*`."""
     from transformers import BlipTextConfig, BlipTextModel
 
@@ -138,9 +132,7 @@ def _build_text(tensors: Mapping[str, Tensor]) -> Any:
         max_position_embeddings=own["embeddings.position_embeddings.weight"].shape[0],
         is_decoder=True,  # gives it the cross-attention; each call still reads in both directions
     )
-    network = BlipTextModel(config, add_pooling_layer=False)
-    network.load_state_dict(own)
-    return network
+    return filled(BlipTextModel(config, add_pooling_layer=False), own, device)
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

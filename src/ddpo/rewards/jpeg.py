@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddpo.media.image import to_uint8
+from ddpo.media.image import to_pictures
+from ddpo.rewards.contract import Array
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from torch import Tensor
 
 QUALITY = 95
@@ -19,7 +19,7 @@ QUALITY = 95
 
 def jpeg_compressibility(
     images: Tensor, prompts: list[str], metadata: list[dict[str, Any]], *, quality: int = QUALITY
-) -> npt.NDArray[np.float64]:
+) -> Array:
     """Return `-size_B` in kB, below 0: a smaller file is a higher reward. Paper D.1, F.4."""
     del prompts, metadata
     return -jpeg_size(images, quality)
@@ -27,27 +27,20 @@ def jpeg_compressibility(
 
 def jpeg_incompressibility(
     images: Tensor, prompts: list[str], metadata: list[dict[str, Any]], *, quality: int = QUALITY
-) -> npt.NDArray[np.float64]:
+) -> Array:
     """Return `size_B` in kB, above 0: a larger file is a higher reward. Paper D.1, F.4."""
     del prompts, metadata
     return jpeg_size(images, quality)
 
 
-def jpeg_size(images: Tensor, quality: int = QUALITY) -> npt.NDArray[np.float64]:
+def jpeg_size(images: Tensor, quality: int = QUALITY) -> Array:
     """Return `size_B` in kB (1000 bytes) of images `(B, 3, H, W)` in [0, 1]: Pillow's JPEG, 4:2:0. Paper F.4.
 
     Raises ValueError when an image holds NaN or an infinity.
     """
-    from PIL import Image
-
-    image_BCHW = images.numpy()
-    size_B = np.empty(len(image_BCHW), dtype=np.float64)
-    for index, image_CHW in enumerate(image_BCHW):
+    size_B = np.empty(len(images), dtype=np.float64)
+    for index, picture in enumerate(to_pictures(images)):
         buffer = io.BytesIO()
-        try:
-            pixels_HWC = to_uint8(image_CHW[None])[0]
-        except ValueError as error:
-            raise ValueError(f"sample {index}: {error}") from error
-        Image.fromarray(pixels_HWC).save(buffer, "JPEG", quality=quality)
+        picture.save(buffer, "JPEG", quality=quality)
         size_B[index] = buffer.tell() / 1000
     return size_B

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ddpo.rewards.contract import Array
 from ddpo.runtime.errors import RewardError
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from torch import Tensor
 
     from ddpo.embedded.judge import Judge
@@ -24,7 +24,7 @@ GROUP = 8
 score would depend on those scored with it."""
 
 
-def judge_probability(images: Tensor, prompts: list[str], metadata: list[dict[str, Any]]) -> npt.NDArray[np.float64]:
+def judge_probability(images: Tensor, prompts: list[str], metadata: list[dict[str, Any]]) -> Array:
     """Return `p_B`, the probability in [0, 1] that the judge gives to the prompt's animal (`ddpo.embedded.judge`).
 
     The animal is `metadata["animal"]` or, without it, the label word in the prompt. Raises RewardError naming
@@ -33,18 +33,18 @@ def judge_probability(images: Tensor, prompts: list[str], metadata: list[dict[st
     logits_BK, label_B = _judged(images, prompts, metadata)
     shifted_BK = logits_BK - logits_BK.max(axis=1, keepdims=True)
     probability_BK = np.exp(shifted_BK) / np.exp(shifted_BK).sum(axis=1, keepdims=True)
-    probability_B: npt.NDArray[np.float64] = probability_BK[np.arange(len(label_B)), label_B]
+    probability_B: Array = probability_BK[np.arange(len(label_B)), label_B]
     return probability_B
 
 
-def judge_recognition(images: Tensor, prompts: list[str], metadata: list[dict[str, Any]]) -> npt.NDArray[np.float64]:
+def judge_recognition(images: Tensor, prompts: list[str], metadata: list[dict[str, Any]]) -> Array:
     """Return 1.0 where the judge's first choice is the prompt's animal, else 0.0, NaN where it gives NaN; shape `(B,)`.
 
     The judge is that of `ddpo.embedded.judge`. Raises RewardError naming the prompt when it has no animal that the
     judge knows.
     """
     logits_BK, label_B = _judged(images, prompts, metadata)
-    recognised_B: npt.NDArray[np.float64] = (logits_BK.argmax(axis=1) == label_B).astype(np.float64)
+    recognised_B: Array = (logits_BK.argmax(axis=1) == label_B).astype(np.float64)
     recognised_B[np.isnan(logits_BK).any(axis=1)] = np.nan
     return recognised_B
 
@@ -67,30 +67,25 @@ def animal_of(prompt: str, metadata: dict[str, Any], labels: Sequence[str]) -> s
     return max(found, key=len)
 
 
-def _judged(
-    images: Tensor, prompts: list[str], metadata: list[dict[str, Any]]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
-    """Return the judge's logits `(B, K)` and the index `(B,)` of each prompt's animal."""
-    judge = _load()
-    labels = list(judge.labels)
-    animals = [animal_of(p, m, labels) for p, m in zip(prompts, metadata, strict=True)]
-    return _logits(judge, images), np.array([labels.index(animal) for animal in animals], dtype=np.intp)
+def _judged(images: Tensor, prompts: list[str], metadata: list[dict[str, Any]]) -> tuple[Array, list[int]]:
+    """Return the judge's logits `(B, K)` of images `(B, 3, H, W)` and the index `(B,)` of each prompt's animal.
 
-
-def _logits(judge: Judge, images: Tensor) -> npt.NDArray[np.float64]:
-    """Return the judge's logits `(B, K)` of images `(B, 3, H, W)`, the last group filled up with black pictures."""
+    The last group of images is filled up with black ones.
+    """
     import torch
 
+    judge = embedded_judge()
+    label_B = [judge.labels.index(animal_of(p, m, judge.labels)) for p, m in zip(prompts, metadata, strict=True)]
     logits = []
     for group in torch.split(images, GROUP):
         black = group.new_zeros(GROUP - len(group), *group.shape[1:])
         logits.append(judge(torch.cat([group, black]))[: len(group)])
-    logits_BK: npt.NDArray[np.float64] = torch.cat(logits).detach().cpu().double().numpy()
-    return logits_BK
+    return torch.cat(logits).detach().cpu().double().numpy(), label_B
 
 
 @functools.cache
-def _load() -> Judge:
+def embedded_judge() -> Judge:
+    """Return the judge, loaded once per process."""
     from ddpo.embedded.judge import load_judge
 
     return load_judge()

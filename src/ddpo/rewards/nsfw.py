@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ddpo.media.image import to_pictures
 from ddpo.rewards.clip import normalise
+from ddpo.rewards.contract import Array
 from ddpo.rewards.pretrained import in_batches, load_network
 from ddpo.runtime.errors import RewardError
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from torch import Tensor
 
 MODEL = "Falconsai/nsfw_image_detection"
@@ -31,7 +28,7 @@ def nsfw_penalty(
     model: str = MODEL,
     device: str = "auto",
     batch_size: int = 16,
-) -> npt.NDArray[np.float64]:
+) -> Array:
     """Return `-p_B` in [-1, 0], minus the probability that the picture is not safe for work, as a classifier sees it.
 
     `model` is a folder or hub id of a transformers ViTForImageClassification of which one class is called `nsfw`; the
@@ -39,30 +36,26 @@ def nsfw_penalty(
     bilinear, not cropped). Raises RewardError when it cannot be loaded or has no such class.
     """
     del prompts, metadata
-    return -in_batches(_load(model, device).probability, batch_size, images)
+    network, label = _load(model, device)
 
+    def probability(batch: Tensor) -> Tensor:
+        pixels = vit_pixels(batch, network.config.image_size).to(network.device)
+        probability_BK: Tensor = network(pixel_values=pixels).logits.softmax(-1)
+        return probability_BK[:, label]
 
-@dataclass(frozen=True)
-class _Classifier:
-    network: Any
-    label: int
-
-    def probability(self, images: Tensor) -> Tensor:
-        """Return the class's probability `(B,)` for pictures `(B, 3, H, W)` in [0, 1]."""
-        pixels = vit_pixels(images, self.network.config.image_size).to(self.network.device)
-        probability_BK: Tensor = self.network(pixel_values=pixels).logits.softmax(-1)
-        return probability_BK[:, self.label]
+    return -in_batches(probability, batch_size, images)
 
 
 @functools.cache
-def _load(model: str, device: str) -> _Classifier:
+def _load(model: str, device: str) -> tuple[Any, int]:
+    """Return the classifier and the number of its class."""
     from transformers import ViTForImageClassification
 
     network = load_network(ViTForImageClassification, model, device)
     labels: dict[int, str] = network.config.id2label
     for index, label in labels.items():
         if label.lower() == LABEL:
-            return _Classifier(network, index)
+            return network, index
     raise RewardError(f"model: {model} has no class '{LABEL}' among {', '.join(labels.values())}; give one that has.")
 
 

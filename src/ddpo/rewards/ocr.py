@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddpo.media.image import to_pictures
+from ddpo.rewards.contract import Array
 from ddpo.runtime.errors import RewardError
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from PIL.Image import Image as Picture
     from torch import Tensor
 
@@ -31,7 +31,7 @@ def ocr(
     *,
     side: int = SIDE,
     threads: int = 1,
-) -> npt.NDArray[np.float64]:
+) -> Array:
     """Return `score_B` in [0, 1], the share of the wanted text that is read in the picture: 1 where all of it is.
 
     The wanted text is `metadata["text"]`, or what stands in the prompt's first quotes. The score is `legibility` of it

@@ -24,9 +24,8 @@ def parse_options(kind: type[T], reward: str, options: Mapping[Any, Any]) -> T:
     try:
         return kind.model_validate({str(key): value for key, value in options.items()})
     except ValidationError as error:
-        problem = min(
-            error.errors(), key=lambda each: each["type"] != "extra_forbidden"
-        )  # a typing error explains more
+        # An unknown option comes first: a typing error explains more.
+        problem = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         option, valid = ".".join(str(part) for part in problem["loc"]), list(kind.model_fields)
         if problem["type"] == "missing":
             text = f" needs the option '{option}'."

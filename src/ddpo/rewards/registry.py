@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 from ddpo.rewards.aesthetic import aesthetic
 from ddpo.rewards.alignment import alignment
-from ddpo.rewards.clip import clip_score
+from ddpo.rewards.clip import clip_score, pickscore
 from ddpo.rewards.combinators import available_combinators, is_combination, load_combination
 from ddpo.rewards.contract import CombinedReward, LoadedReward, NamedReward, Reward
-from ddpo.rewards.custom import check_signature, load_function, media_of
+from ddpo.rewards.custom import media_of, with_options
 from ddpo.rewards.hpsv2 import hpsv2
 from ddpo.rewards.image_reward import image_reward
 from ddpo.rewards.jpeg import jpeg_compressibility, jpeg_incompressibility
 from ddpo.rewards.judge import judge_probability, judge_recognition
 from ddpo.rewards.nsfw import nsfw_penalty
 from ddpo.rewards.ocr import ocr
-from ddpo.rewards.pickscore import pickscore
 from ddpo.rewards.remote import SCHEMES, load_remote
 from ddpo.rewards.vqa import vqa
 from ddpo.runtime.errors import RewardError, nearest
+from ddpo.runtime.plugins import load_object
 
 RewardSpec = str | Reward | LoadedReward | Mapping[Any, Any]
 """Anything that stands for a reward in a configuration or in Python."""
@@ -41,8 +40,6 @@ class Entry:
     """Of the weights and the code that they need; empty where it needs none."""
     weights: str = ""
     """Hub id of the weights, or where else they come from; empty where it needs none."""
-    media: tuple[str, ...] = ("image",)
-    """Names of the media that it can score."""
 
 
 _REGISTRY = {
@@ -166,40 +163,38 @@ def load_reward(spec: RewardSpec) -> LoadedReward:
     Raises RewardError for an unknown name or option, when the user's function cannot be loaded, and when a server
     cannot be reached.
     """
-    if isinstance(spec, NamedReward | CombinedReward):
+    if isinstance(spec, CombinedReward):
         return spec
-    if isinstance(spec, Mapping) and is_combination(spec):
-        return load_combination(spec, _load_plain)
-    return _load_plain(spec)
+    return load_combination(spec, _load_plain) if is_combination(spec) else _load_plain(spec)
+
+
+def without_token(spec: Any) -> Any:
+    """Return the reward of a configuration as it may be written down: without the tokens of servers."""
+    if isinstance(spec, list):
+        return [without_token(each) for each in spec]
+    if not isinstance(spec, dict):
+        return spec
+    name = str(spec.get("name"))
+    secret = ("token",) if name == REMOTE or name.startswith(SCHEMES) else ()
+    return {key: without_token(value) for key, value in spec.items() if key not in secret}
 
 
 def _load_plain(spec: Any) -> NamedReward:
     """Return the reward that `spec`, no combination, stands for."""
     if isinstance(spec, NamedReward):
         return spec
-    if isinstance(spec, Mapping):
-        options = dict(spec)
-        name = options.pop("name", None)
-        if not isinstance(name, str):
-            raise RewardError(
-                f"A reward given as a mapping needs a 'name' that is text, not {name!r}, or, as a weighted sum, a "
-                f"number for each reward; given: {dict(spec)!r}."
-            )
-        return _load_name(name, options)
     if isinstance(spec, str):
         return _load_name(spec, {})
-    function_name = getattr(spec, "__name__", type(spec).__name__)
-    check_signature(function_name, spec, {})
-    return NamedReward(function_name, spec, _label(spec, function_name), media_of(function_name, spec))
-
-
-def without_token(spec: str | dict[str, Any]) -> str | dict[str, Any]:
-    """Return the reward of a configuration as it may be written down: without the token of its server."""
-    return {key: value for key, value in spec.items() if key != "token"} if _is_remote(spec) else spec
-
-
-def _is_remote(spec: str | dict[str, Any]) -> TypeGuard[dict[str, Any]]:
-    return isinstance(spec, dict) and (spec.get("name") == REMOTE or str(spec.get("name")).startswith(SCHEMES))
+    if not isinstance(spec, Mapping):
+        return _load_function(getattr(spec, "__name__", type(spec).__name__), spec, {})
+    options = dict(spec)
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise RewardError(
+            f"A reward given as a mapping needs a 'name' that is text, not {name!r}, or, as a weighted sum, a "
+            f"number for each reward; given: {dict(spec)!r}."
+        )
+    return _load_name(name, options)
 
 
 def _load_name(name: str, options: dict[str, Any]) -> NamedReward:
@@ -207,28 +202,25 @@ def _load_name(name: str, options: dict[str, Any]) -> NamedReward:
         return load_remote(options)
     if name.startswith(SCHEMES):
         return load_remote({**options, "url": name})
-    media: tuple[str, ...] | None
     if name in _REGISTRY:
         entry = _REGISTRY[name]
-        function, label, media = entry.function, entry.label, entry.media
-    elif ":" in name:
-        function = load_function(name)
-        label, media = _label(function, name.rpartition(":")[2]), media_of(name, function)
-    elif name.endswith(".py"):
+        return NamedReward(name, with_options(name, entry.function, options), entry.label, ("image",))
+    if ":" in name:
+        return _load_function(name, load_object(name, "Reward", RewardError), options)
+    if name.endswith(".py"):
         raise RewardError(f"Reward '{name}' is a file: name its function too, '{name}:function'.")
-    else:
-        combinators = [combinator for combinator, _ in available_combinators()]
-        if name in combinators:
-            raise RewardError(f"Reward '{name}' combines others: give it as {{name: {name}, ...}} with its options.")
-        raise RewardError(
-            f"Unknown reward '{name}'.{nearest(name, [*_REGISTRY, *combinators])} Known: {', '.join(_REGISTRY)}, "
-            "your own as path/to/file.py:function, or a server as http://host:port."
-        )
-    check_signature(name, function, options)
-    return NamedReward(name, functools.partial(function, **options) if options else function, label, media)
+    combinators = [combinator for combinator, _ in available_combinators()]
+    if name in combinators:
+        raise RewardError(f"Reward '{name}' combines others: give it as {{name: {name}, ...}} with its options.")
+    raise RewardError(
+        f"Unknown reward '{name}'.{nearest(name, [*_REGISTRY, *combinators])} Known: {', '.join(_REGISTRY)}, "
+        "your own as path/to/file.py:function, or a server as http://host:port."
+    )
 
 
-def _label(function: object, name: str) -> str:
-    """Return the function's own `label` attribute if it has one, else its name in words."""
+def _load_function(name: str, function: Any, options: dict[str, Any]) -> NamedReward:
+    """Return a user's function as a reward, labelled by its attribute `label` or else by its name in words."""
     label = getattr(function, "label", None)
-    return label if isinstance(label, str) else name.replace("_", " ").strip()
+    if not isinstance(label, str):
+        label = name.rpartition(":")[2].replace("_", " ").strip()
+    return NamedReward(name, with_options(name, function, options), label, media_of(name, function))

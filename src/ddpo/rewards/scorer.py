@@ -81,13 +81,12 @@ class Scorer:
             scores = ComponentScores(list(prompts), by_key)
             reference = self._references.setdefault(reward.key, scores)
             try:
-                reward_B = combine(reward, scores, reference)
+                measured = {reward.key: combine(reward, scores, reference)} | by_key
             except RewardError as error:
                 self._leave_out(reward, error)
                 continue
-            combined.setdefault(reward.key, reward_B)
-            for key, component_B in by_key.items():
-                combined.setdefault(key, component_B)
+            for key, score_B in measured.items():
+                combined.setdefault(key, score_B)
         return combined
 
     def _leave_out(self, reward: LoadedReward, error: RewardError) -> None:

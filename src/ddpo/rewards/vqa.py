@@ -6,22 +6,20 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ddpo.rewards.describers import LLAVA, Describer, append_log, ask, choose_describer
+from ddpo.rewards.contract import Array
+from ddpo.rewards.describers import LLAVA, Describer, append_log, ask
 from ddpo.runtime.errors import RewardError
 from ddpo.runtime.number_words import with_digits
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """A question about a picture with the answer that satisfies it."""
 
     question: str
@@ -44,7 +42,7 @@ def vqa(
     device: str = "auto",
     batch_size: int = 8,
     log: str | None = None,
-) -> npt.NDArray[np.float64]:
+) -> Array:
     """Return 1.0 where all expected answers are given, else 0.0; the share of them, in [0, 1], unless `strict`.
 
     `metadata["questions"]` is a list of `{question: ..., answer: ...}`; `agrees` compares the describer's words with
@@ -56,24 +54,22 @@ def vqa(
     an answer is empty: a failure is never a score.
     """
     questions_B = [questions_of(*sample) for sample in zip(prompts, metadata, strict=True)]
-    describe = choose_describer(
-        describer, endpoint, key_variable, timeout=timeout, precision=precision, max_tokens=max_tokens,
-        jpeg_quality=jpeg_quality, device=device, batch_size=batch_size,
-    )  # fmt: skip
+    describe = Describer(
+        describer, endpoint, key_variable, timeout, precision, max_tokens, jpeg_quality, device, batch_size
+    )
     answers = _answers(describe, images, prompts, questions_B)
     rows_B = [
-        [_row(prompts[index], question, answers[index, question.question]) for question in questions]
-        for index, questions in enumerate(questions_B)
+        [
+            {"prompt": prompt, "question": asked, "expected": expected, "answer": answers[index, asked]}
+            | {"agrees": agrees(answers[index, asked], expected)}
+            for asked, expected in questions
+        ]
+        for index, (prompt, questions) in enumerate(zip(prompts, questions_B, strict=True))
     ]
     if log is not None:
         append_log(log, itertools.chain.from_iterable(rows_B))
     share_B = np.array([np.mean([row["agrees"] for row in rows]) for rows in rows_B])
     return (share_B == 1).astype(np.float64) if strict else share_B
-
-
-def _row(prompt: str, question: Question, answer: str) -> dict[str, Any]:
-    asked = {"prompt": prompt, "question": question.question, "expected": question.answer}
-    return asked | {"answer": answer, "agrees": agrees(answer, question.answer)}
 
 
 def questions_of(prompt: str, metadata: Mapping[str, Any]) -> list[Question]:
@@ -121,9 +117,9 @@ def agrees(answer: str, expected: str) -> bool:
     is not 3, and "Yes, there is no dog" is yes.
     """
     said, wanted = _words(answer), _words(expected)
-    for kind in (_is_number, _is_verdict):
-        if len(wanted) == 1 and kind(wanted[0]):
-            said = [word for word in said if kind(word)][:1]
+    for kind in (r"\d+(\.\d+)?", "yes|no"):
+        if len(wanted) == 1 and re.fullmatch(kind, wanted[0]):
+            said = [word for word in said if re.fullmatch(kind, word)][:1]
     return any(said[first : first + len(wanted)] == wanted for first in range(len(said)))
 
 
@@ -131,11 +127,3 @@ def _words(text: str) -> list[str]:
     """Return the words of a text in lower case, numbers as digits: `3`, `1000`, `2.5`."""
     plain = with_digits(unicodedata.normalize("NFKC", text).casefold())
     return re.findall(r"\d+\.\d+|\w+", re.sub(r"(?<=\d),(?=\d{3}\b)", "", plain))
-
-
-def _is_number(word: str) -> bool:
-    return re.fullmatch(r"\d+(\.\d+)?", word) is not None
-
-
-def _is_verdict(word: str) -> bool:
-    return word in ("yes", "no")

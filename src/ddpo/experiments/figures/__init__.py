@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
-from functools import partial
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddpo.experiments.definition import OF_PICTURES, Experiment, FigureKind
 from ddpo.experiments.figures.charts import effectiveness, generalisation, overoptimisation, prompts, rounds
 from ddpo.experiments.figures.pictures import before_after, progression
-from ddpo.experiments.figures.style import VERMILION, Format, render
 from ddpo.runtime.files import write_atomically
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ _FIGURES: dict[FigureKind, Callable[[Path], Figure]] = {
     "overoptimisation": overoptimisation,
     "rounds": rounds,
 }
-_FORMATS: tuple[Format, ...] = ("svg", "png")
 
 
 def redraw(experiment: Experiment, folder: Path) -> dict[str, bytes]:
@@ -39,23 +38,28 @@ def redraw(experiment: Experiment, folder: Path) -> dict[str, bytes]:
     if experiment.figure not in OF_PICTURES and (folder / "pictures.csv").is_file():
         figures["samples"] = before_after if experiment.figure == "generalisation" else progression
     return {
-        f"{name}.{form}": render(partial(_build, build, folder), form)
-        for name, build in figures.items()
-        for form in _FORMATS
+        f"{name}.{form}": _render(build, folder, form) for name, build in figures.items() for form in ("svg", "png")
     }
-
-
-def _build(build: Callable[[Path], Figure], folder: Path) -> Figure:
-    """Build a figure; results of another budget than the experiment's are marked as such."""
-    figure = build(folder)
-    budget = json.loads((folder / "about.json").read_text(encoding="utf-8"))["budget"]
-    if budget != 1:
-        mark = f"budget {budget:g} of the experiment's queries"
-        figure.text(0.995, 0.995, mark, ha="right", va="top", fontsize=9, color=VERMILION)
-    return figure
 
 
 def draw(experiment: Experiment, folder: Path) -> None:
     """Draw the figures of a results folder into it; raises ExperimentError when a table is missing."""
     for name, content in redraw(experiment, folder).items():
         write_atomically(folder / name, content)
+
+
+def _render(build: Callable[[Path], Figure], folder: Path, form: str) -> bytes:
+    """Return a figure as a file; results of another budget than the experiment's are marked as such."""
+    import matplotlib as mpl
+
+    # Browsers smooth the pictures in an SVG themselves; in a PNG it has to be done here.
+    smooth = {"image.interpolation": "none" if form == "svg" else "lanczos"}
+    metadata: dict[str, Any] = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
+    with resources.as_file(resources.files(__name__) / "ddpo.mplstyle") as look, mpl.rc_context(smooth, fname=look):
+        figure, buffer = build(folder), io.BytesIO()
+        budget = json.loads((folder / "about.json").read_text(encoding="utf-8"))["budget"]
+        if budget != 1:
+            mark = f"budget {budget:g} of the experiment's queries"
+            figure.text(0.995, 0.995, mark, ha="right", va="top", fontsize=9, color="C3")
+        figure.savefig(buffer, format=form, dpi=160, metadata=metadata)
+    return buffer.getvalue()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ddpo.experiments import results
-from ddpo.experiments.figures import style
-from ddpo.experiments.figures.style import Kind, draw_points, kinds, new_figure, note
 from ddpo.experiments.results import Change, Point, Runs, grouped, panel_title, read_rows
 from ddpo.report.wording import count
 
@@ -19,151 +19,175 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_GOLD = (
-    (results.RECOGNITION, "recognition (share)", Kind("recognition", style.VERMILION, "s")),
-    ("evaluation_diversity", "diversity", Kind("diversity", style.GREEN, "^")),
-    ("evaluation_kl_to_base", "divergence (nats)", Kind("divergence", style.ORANGE, "D")),
-)
-"""What tells overoptimisation: column, axis label and look."""
+FAINT = "#8c8c8c"
+_MARKERS = "os^DvP"
+"""Beside the colours of ddpo.mplstyle."""
+_APART = 0.008
+"""Share of the axis by which the points of two lines stand apart, so that their bars do not hide each other."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line through means with their intervals."""
+
+    name: str
+    points: Sequence[Point]
+    look: int
+    """Place of its colour and marker."""
+    faint: Sequence[tuple[Sequence[float], Sequence[float]]] = ()
+    """Thin lines of the same colour behind it: their places and values."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart of a figure."""
+
+    title: str
+    y_label: str
+    series: list[Series]
+    x: Literal["queries", "iteration"] = "queries"
+    level: Point | None = None
+    """The base model's, drawn across."""
+    parting: int | None = None
+    """Where a dotted line stands."""
 
 
 def effectiveness(folder: Path) -> Figure:
     """Draw a panel a reward: the trained reward of every algorithm against reward queries. Paper Figure 3."""
-    runs = Runs(folder)
-    figure, panels = _row_of_panels(len(runs.recipes), 4.1, 0)
-    for axes, recipe in zip(panels, runs.recipes, strict=True):
-        for kind in kinds(runs.variants):
-            points = runs.training_points(recipe, kind.name)
-            means = [point.mean.mean for point in points]
-            axes.plot([point.queries for point in points], means, color=kind.color, alpha=0.35, linewidth=1.0, zorder=2)
-            draw_points(axes, runs.points(recipe, kind.name), kind)
-        _finish(axes, panel_title(recipe), runs.label(recipe))
-    style.legend_above(figure, panels[0])
-    faintly = "Faint: mean of each iteration's training samples, at the queries before that iteration."
-    note(figure, f"{_intervals(runs)}\n{faintly}")
-    return figure
+    faintly = "\nFaint: mean of each iteration's training samples, at the queries before that iteration."
+    return _by_recipe(folder, "queries", faintly)
 
 
 def rounds(folder: Path) -> Figure:
     """Draw a panel a reward: the trained reward of each variant after every round. Paper Figure 8."""
-    from matplotlib.ticker import MaxNLocator
+    return _by_recipe(folder, "iteration", "")
 
-    runs = Runs(folder)
-    figure, panels = _row_of_panels(len(runs.recipes), 4.3, 6.4)
-    for axes, recipe in zip(panels, runs.recipes, strict=True):
-        for kind in kinds(runs.variants):
-            draw_points(axes, runs.points(recipe, kind.name), kind, rounds=True)
-        _mark_base(axes, runs.points(recipe, runs.variants[0]))
-        _finish(axes, panel_title(recipe), runs.label(recipe), "rounds of sampling and training")
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        axes.xaxis.set_major_formatter("{x:.0f}")
-    style.legend_above(figure, panels[0])
-    note(figure, _intervals(runs))
-    return figure
+
+def _by_recipe(folder: Path, x: Literal["queries", "iteration"], note: str) -> Figure:
+    """Draw a panel a reward with a line for each variant: over queries the training samples, over rounds the base."""
+    runs, panels = Runs(folder), []
+    for recipe in runs.recipes:
+        series = []
+        for look, variant in enumerate(runs.variants):
+            trained_on = runs.training_points(recipe, variant)
+            thin = [point.queries for point in trained_on], [point.mean.mean for point in trained_on]
+            series.append(Series(variant, runs.points(recipe, variant), look, [thin] if x == "queries" else []))
+        level = series[0].points[0] if x == "iteration" else None
+        panels.append(Panel(panel_title(recipe), runs.label(recipe), series, x, level))
+    intervals = (
+        f"Points: mean over {count(len(runs.seeds), 'seed')} of the fixed samples' reward, a little apart to be told "
+        "from each other; bars: 95 % interval (Student)."
+    )
+    return _draw([panels], f"{intervals}{note}")
 
 
 def overoptimisation(folder: Path) -> Figure:
     """Draw a column a reward: the trained reward, and below it what it should not cost. Paper Figure 7."""
     runs = Runs(folder)
     variant = runs.variants[0]
-    measures = [gold for gold in _GOLD if any(runs.points(recipe, variant, gold[0]) for recipe in runs.recipes)]
-    figure = new_figure(2.1 * (1 + len(measures)) + 0.5, max(6.4, 4.7 * len(runs.recipes)))
-    panels = figure.subplots(1 + len(measures), len(runs.recipes), sharex="col", squeeze=False)
-    for column, recipe in zip(panels.T, runs.recipes, strict=True):
-        draw_points(column[0], runs.points(recipe, variant), Kind("trained reward", style.BLUE, "o"))
-        _finish(column[0], panel_title(recipe), runs.label(recipe), "" if measures else "reward queries")
-        for axes, (measure, label, kind) in zip(column[1:], measures, strict=True):
+    costs = {key: words for key, words in results.COSTS.items() if any(row.get(key) for row in runs.rows)}
+    panels: list[list[Panel]] = [[] for _ in range(1 + len(costs))]
+    for recipe in runs.recipes:
+        parts = results.parting(runs, recipe, variant)
+        trained = [Series("trained reward", runs.points(recipe, variant), 0)]
+        panels[0].append(Panel(panel_title(recipe), runs.label(recipe), trained, parting=parts))
+        for look, (row, (measure, words)) in enumerate(zip(panels[1:], costs.items(), strict=True), 1):
             points = runs.points(recipe, variant, measure)
-            if points:
-                draw_points(axes, points, kind)
-                _mark_base(axes, points)
-            _finish(axes, "", label, "reward queries" if axes is column[-1] else "")
-        queries = results.parting(runs, recipe, variant)
-        for axes in column if queries is not None else ():
-            axes.axvline(queries, color=style.INK, linewidth=1.2, linestyle=(0, (1, 2)), zorder=1)
-    figure.align_ylabels(panels)
-    note(
-        figure,
+            level = points[0] if points else None
+            row.append(Panel("", words, [Series(words, points, look)], level=level, parting=parts))
+    return _draw(
+        panels,
         f"Points: mean over {count(len(runs.seeds), 'seed')} of the fixed samples; bars: 95 % interval (Student). "
         "Diversity: pixel difference of two samples.\nDivergence: of a trajectory from the base model. Dotted: where "
         "recognition, with the trained reward above the base model's, is clearly below it from then on.",
     )
-    return figure
 
 
 def prompts(folder: Path) -> Figure:
     """Draw a panel a prompt source: every prompt's reward, faint, and their mean, thick. Paper Figure 4."""
-    runs, groups = Runs(folder), grouped(read_rows(folder / "prompts.csv"), "variant")
-    figure, panels = _row_of_panels(len(groups), 4.3, 6.4, sharey=True)
-    for axes, rows, kind in zip(panels, groups, kinds([rows[0]["variant"] for rows in groups]), strict=True):
-        for at_each in (grouped(part, "queries") for part in grouped(rows, "prompt")):
-            x_N = [int(of_seeds[0]["queries"]) for of_seeds in at_each]
-            y_N = [float(np.mean([float(row["reward_mean"]) for row in of_seeds])) for of_seeds in at_each]
-            axes.plot(x_N, y_N, color=kind.color, alpha=0.22, linewidth=0.9, zorder=2)
-        draw_points(axes, runs.points(runs.recipes[0], kind.name), replace(kind, shift=0.0))
-        _finish(axes, kind.name, rows[0]["label"] if axes is panels[0] else "")
-    note(
-        figure,
+    runs, panels = Runs(folder), []
+    for look, rows in enumerate(grouped(read_rows(folder / "prompts.csv"), "variant")):
+        variant, label = rows[0]["variant"], rows[0]["label"]
+        faint = []
+        for of_prompt in grouped(rows, "prompt"):
+            moments = grouped(of_prompt, "queries")
+            means = [float(np.mean([float(row["reward_mean"]) for row in of_seeds])) for of_seeds in moments]
+            faint.append(([int(of_seeds[0]["queries"]) for of_seeds in moments], means))
+        series = Series(variant, runs.points(runs.recipes[0], variant), look, faint)
+        panels.append(Panel(variant, "" if look else label, [series]))
+    return _draw(
+        [panels],
         f"Thick: mean over all prompts and {count(len(runs.seeds), 'seed')}; bars: 95 % interval over seeds. "
         "Faint: single prompts, mean over seeds.",
+        sharey=True,
     )
-    return figure
 
 
 def generalisation(folder: Path) -> Figure:
     """Draw a row a recipe and variant: the change of each reward on each prompt set, with intervals and every seed."""
+    from matplotlib.figure import Figure
+
     table = read_rows(folder / "evaluation.csv")
     kinds = [results.changes(rows) for rows in grouped(table, "recipe", "variant")]
-    trained = [[change for change in kind if change.row["is_trained_reward"] == "1"] for kind in kinds]
-    others = [[change for change in kind if change.row["is_trained_reward"] != "1"] for kind in kinds]
-    columns = 2 if any(others) else 1
-    figure = new_figure(len(kinds) * (1.35 + 0.45 * max(map(len, trained))) + 0.5, 5.4 * columns)
+    parts = [[[each for each in kind if each.row["is_trained_reward"] == flag] for flag in "10"] for kind in kinds]
+    columns = 2 if any(others for _, others in parts) else 1
+    height = len(kinds) * (1.35 + 0.45 * max(len(trained) for trained, _ in parts)) + 0.5
+    figure = Figure(figsize=(5.4 * columns, height), layout="constrained")
     panels = figure.subplots(len(kinds), columns, squeeze=False)
-    for axes, of_trained, of_others in zip(panels, trained, others, strict=True):
-        _draw_changes(axes[0], of_trained, style.BLUE)
-        axes[0].set_title(f"trained on {results.kind_title(table, of_trained[0].row)}")
-        if columns == 2:
-            _draw_changes(axes[1], of_others, style.VERMILION)
-    seeds = max(len(change.by_seed) for kind in kinds for change in kind)
-    note(
-        figure,
-        f"Trained minus base model at the same prompts and seeds. Bars: 95 % interval over prompts (bootstrap); "
-        f"small circles: each of {count(seeds, 'seed')} trained.",
-    )
+    for axes, part in zip(panels, parts, strict=True):
+        for look, (panel, found) in enumerate(zip(axes, part, strict=False)):
+            _draw_changes(panel, found, f"C{look}")
+        axes[0].set_title(f"trained on {results.kind_title(table, part[0][0].row)}")
+    seeds = count(max(len(change.by_seed) for kind in kinds for change in kind), "seed")
+    minus = "Trained minus base model at the same prompts and seeds."
+    _note(figure, f"{minus} Bars: 95 % interval over prompts (bootstrap); small circles: each of {seeds} trained.")
     return figure
 
 
-def _row_of_panels(number: int, height: float, least: float, **sharing: Any) -> tuple[Figure, Sequence[Axes]]:
-    """Return a figure with so many panels side by side, of a height and at least a width in inches."""
-    figure = new_figure(height, max(least, min(11.5, 1.2 + 3.45 * number)))
-    return figure, figure.subplots(1, number, squeeze=False, **sharing)[0]
+def _draw(panels: Sequence[Sequence[Panel]], note: str, **sharing: Any) -> Figure:
+    """Draw panels row by row, one legend where a panel has several lines, and small words below."""
+    from matplotlib.figure import Figure
+
+    rows, columns = len(panels), len(panels[0])
+    size = min(11.5, max(6.4, 1.2 + 3.45 * columns)), 4.2 if rows == 1 else 0.5 + 2.1 * rows
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex="col", **sharing)
+    for axes, panel in zip(grid.flat, chain(*panels), strict=True):
+        _draw_panel(axes, panel)
+    for axes in grid[-1]:
+        axes.set_xlabel("reward queries" if panels[0][0].x == "queries" else "rounds of sampling and training")
+    figure.align_ylabels(grid)
+    lines = panels[0][0].series
+    if len(lines) > 1:
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=len(lines))
+    _note(figure, note)
+    return figure
 
 
-def _intervals(runs: Runs) -> str:
-    return (
-        f"Points: mean over {count(len(runs.seeds), 'seed')} of the fixed samples' reward, a little apart to be told "
-        "from each other; bars: 95 % interval (Student)."
-    )
-
-
-def _mark_base(axes: Axes, points: Sequence[Point]) -> None:
-    """Draw the base model's level across the panel."""
-    level = points[0].mean.mean
-    axes.axhline(level, color=style.FAINT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
-    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (0, 3), "textcoords": "offset points"}
-    axes.annotate("base model", (1.0, level), ha="right", fontsize=8.5, color=style.FAINT, **place)
-
-
-def _finish(axes: Axes, title: str, label: str, below: str = "reward queries") -> None:
-    """Name a panel and its axes, with separated thousands on the lower one."""
+def _draw_panel(axes: Axes, panel: Panel) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_title(title, color=style.INK)
-    axes.set_ylabel(label)
-    axes.set_xlabel(below)
+    for place, line in enumerate(panel.series):
+        means, color = [point.mean for point in line.points], f"C{line.look}"
+        x_N = np.array([float(getattr(point, panel.x)) for point in line.points])
+        x_N[1:] += (place - (len(panel.series) - 1) / 2) * _APART * x_N.max(initial=0.0)  # all start as one
+        reach = [[mean.mean - mean.low for mean in means], [mean.high - mean.mean for mean in means]]
+        look: dict[str, Any] = {"color": color, "marker": _MARKERS[line.look % len(_MARKERS)], "label": line.name}
+        axes.errorbar(x_N, [mean.mean for mean in means], yerr=reach, elinewidth=1.2, **look)
+        for x, y in line.faint:
+            axes.plot(x, y, color=color, alpha=0.28, linewidth=0.9)
+    if panel.level is not None:
+        level = panel.level.mean.mean
+        axes.axhline(level, color=FAINT, linewidth=1.0, linestyle="--", zorder=1)
+        over_the_width = axes.get_yaxis_transform()
+        axes.text(1, level, "base model", transform=over_the_width, ha="right", va="bottom", fontsize=8.5, color=FAINT)
+    if panel.parting is not None:
+        axes.axvline(panel.parting, linewidth=1.2, linestyle=":", color="black", zorder=1)
+    axes.set_title(panel.title)
+    axes.set_ylabel(panel.y_label)
     axes.margins(x=0.04, y=0.08)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
 def _draw_changes(axes: Axes, found: Sequence[Change], color: str) -> None:
@@ -171,22 +195,22 @@ def _draw_changes(axes: Axes, found: Sequence[Change], color: str) -> None:
     if not found:
         axes.set_axis_off()
         return
-    point: dict[str, Any] = {
-        "color": color,
-        "marker": "o",
-        "markersize": 8,
-        "markeredgecolor": "white",
-        "elinewidth": 2.2,
-    }
-    seed: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 4.5, "markerfacecolor": "white"}
     for place, change in enumerate(found):
         mean = change.mean
         reach = [[mean.mean - mean.low], [mean.high - mean.mean]]
-        axes.errorbar(mean.mean, place, xerr=reach, capsize=4, zorder=3, **point)
-        axes.plot(change.by_seed, [place + 0.24] * len(change.by_seed), markeredgecolor=color, **seed)
-    axes.axvline(0, color=style.FAINT, linewidth=1.2, zorder=1)
-    names = [f"{change.row['prompt_set']}\n({change.mean.number} prompts)" for change in found]
-    axes.set_yticks(range(len(found)), names)
+        axes.errorbar(mean.mean, place, xerr=reach, color=color, marker="o", markersize=8, elinewidth=2.2, capsize=4)
+        seeds_at = [place + 0.24] * len(change.by_seed)
+        axes.plot(change.by_seed, seeds_at, "o", markersize=4.5, markerfacecolor="white", markeredgecolor=color)
+    axes.axvline(0, color=FAINT, linewidth=1.2, zorder=1)
+    axes.set_yticks(range(len(found)), [f"{each.row['prompt_set']}\n({each.mean.number} prompts)" for each in found])
     axes.set_ylim(len(found) - 0.4, -0.6)
     axes.set_xlabel(f"change of {found[0].row['label']}")
+    axes.locator_params(axis="x", nbins=6)
     axes.grid(axis="y", visible=False)
+
+
+def _note(figure: Figure, text: str) -> None:
+    """Write small words below the panels, in lines that fit the figure."""
+    characters = int(figure.get_figwidth() / 0.076)
+    lines = [line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, characters)]
+    figure.supxlabel("\n".join(lines), fontsize=8.5, color=FAINT, x=0.005, ha="left")

@@ -6,29 +6,24 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ddpo.experiments.figures.style import FAINT, INK, new_figure
+from ddpo.experiments.figures.charts import FAINT
 from ddpo.experiments.results import TextRow, grouped, kind_title, read_rows
-from ddpo.report.curve import MINUS
-from ddpo.report.wording import number
+from ddpo.report.wording import MINUS, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Pixels = npt.NDArray[np.uint8]
 
-CELL, GAP, CAPTION = 1.05, 0.06, 0.2
-"""Inches of a picture's side, between pictures, and below a picture for its reward."""
-ROW = CELL + CAPTION + GAP
-"""Inches from one row of pictures to the next."""
-LEFT, TOP = 1.75, 0.42
-"""Inches for the names of the rows and of the columns."""
-HEADING = 14
-"""Characters in a line of a column's name, which has two lines."""
+SIDE, LEFT = 1.11, 1.75
+"""Inches from one picture to the next, and for the names of the rows."""
+ROW, TOP = 1.31, 0.42
+"""Inches of a row with the words below its pictures, and of one with the names of the columns."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +37,10 @@ class Strip:
     """Pictures `(H, W, 3)`, and the words below each."""
 
 
-Blocks = dict[tuple[str, ...], list[Strip]]
-"""Rows of pictures that share the headings of their columns, by these."""
-
-
 def progression(folder: Path) -> Figure:
     """Draw a row a prompt and run: the same sample at each moment of the training. Paper Figure 1."""
     rows, sheet = _read(folder)
-    blocks: Blocks = {}
+    blocks: dict[tuple[str, ...], list[Strip]] = {}
     for part in grouped(rows, "recipe", "variant", "prompt"):
         headings = ["base model" if row["iteration"] == "0" else f"{int(row['queries']):,}" for row in part]
         headings[1:2] = [f"{heading} queries" for heading in headings[1:2]]
@@ -86,14 +77,14 @@ def _read(folder: Path) -> tuple[list[TextRow], Pixels]:
         return read_rows(folder / "pictures.csv"), np.asarray(sheet.convert("RGB"))
 
 
-def _change(before: str, after: str) -> str:
-    """Return the words for a reward before and after; none where it was not measured."""
-    return f"{_short(before)} → {_short(after)}" if before and after else ""
-
-
 def _pixels(sheet: Pixels, row: TextRow) -> Pixels:
     x, y, width, height = (int(row[column]) for column in ("x", "y", "width", "height"))
     return sheet[y : y + height, x : x + width]
+
+
+def _change(before: str, after: str) -> str:
+    """Return the words for a reward before and after; none where it was not measured."""
+    return f"{_short(before)} → {_short(after)}" if before and after else ""
 
 
 def _short(reward: str) -> str:
@@ -103,37 +94,33 @@ def _short(reward: str) -> str:
 
 
 def _draw(blocks: Sequence[tuple[tuple[str, ...], list[Strip]]]) -> Figure:
-    """Draw rows of pictures with the names of rows on the left and of columns above."""
-    height = sum(TOP + len(strips) * ROW for _, strips in blocks)
-    figure = new_figure(height, LEFT + max(len(headings) for headings, _ in blocks) * (CELL + GAP))
-    figure.set_layout_engine("none")
-    top = height
+    """Draw rows of pictures with the names of rows on the left and of columns above, as far as they fit."""
+    from matplotlib.figure import Figure
+
+    rows: list[tuple[str, ...] | Strip] = []
     for headings, strips in blocks:
-        for column, heading in enumerate(headings):
-            words = textwrap.fill(heading, HEADING, max_lines=2, placeholder=" …")
-            _write(figure, words, column, top - TOP + 0.08, va="bottom", fontsize=9.5)
-        for row, strip in enumerate(strips):
-            _draw_strip(figure, strip, top - TOP - row * ROW)
-        top -= TOP + len(strips) * ROW
+        rows += [headings, *strips]
+    heights = [ROW if isinstance(row, Strip) else TOP for row in rows]
+    columns = max(len(headings) for headings, _ in blocks)
+    # not constrained: with so many axes the last bits of their places, and so the bytes, differ from time to time
+    figure = Figure(figsize=(LEFT + columns * SIDE, sum(heights)))
+    grid = figure.subplots(
+        *(len(rows), 1 + columns), squeeze=False, height_ratios=heights, width_ratios=[LEFT, *columns * [SIDE]],
+        gridspec_kw={"left": 0.01, "right": 0.995, "top": 1, "bottom": 0, "hspace": 0, "wspace": 0.05},
+    )  # fmt: skip
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[], anchor="N")
+        axes.spines[:].set_visible(False)
+    for (label, *places), row in zip(grid, rows, strict=True):
+        if not isinstance(row, Strip):
+            for axes, heading in zip(places, row, strict=False):
+                words = textwrap.fill(heading, 14, max_lines=2, placeholder=" …")
+                axes.text(0.5, 0.15, words, ha="center", fontsize=9.5)
+            continue
+        detail = "\n".join(textwrap.fill(line, 26) for line in row.detail.splitlines())
+        label.text(0, 0.57, textwrap.fill(row.name, 20), va="bottom", fontweight="bold")
+        label.text(0, 0.54, detail, va="top", fontsize=8.5, color=FAINT)
+        for axes, (pixels, caption) in zip(places, row.cells, strict=False):
+            axes.imshow(pixels)
+            axes.set_xlabel(caption, fontsize=8)
     return figure
-
-
-def _draw_strip(figure: Figure, strip: Strip, top: float) -> None:
-    """Draw one row of pictures; `top` is its upper edge in inches from below."""
-    width, height = figure.get_size_inches()
-    middle = (top - CELL / 2) / height
-    name, detail = textwrap.fill(strip.name, 20), [textwrap.fill(line, 26) for line in strip.detail.splitlines()]
-    figure.text(0.01, middle, name, ha="left", va="bottom", fontsize=10.5, fontweight="bold")
-    figure.text(0.01, middle - 0.01, "\n".join(detail), ha="left", va="top", fontsize=8.5, color=FAINT)
-    for column, (pixels, caption) in enumerate(strip.cells):
-        left = LEFT + column * (CELL + GAP)
-        axes = figure.add_axes((left / width, (top - CELL) / height, CELL / width, CELL / height))
-        axes.imshow(pixels)
-        axes.set_axis_off()
-        _write(figure, caption, column, top - CELL - 0.03, va="top", fontsize=8, color=INK)
-
-
-def _write(figure: Figure, text: str, column: int, y: float, **look: Any) -> None:
-    """Write words in the middle of a column, `y` inches from below."""
-    width, height = figure.get_size_inches()
-    figure.text((LEFT + column * (CELL + GAP) + CELL / 2) / width, y / height, text, ha="center", **look)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import warnings
 from typing import TYPE_CHECKING
@@ -43,7 +42,7 @@ def open_png(text: str, max_pixels: int) -> Image:
 
     try:
         data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:  # also binascii's
         raise PngError("the image is not base64: send a PNG file in base64, not a path or address") from None
     try:
         with warnings.catch_warnings():

@@ -17,6 +17,7 @@ TOKEN_VARIABLE = "DDPO_REWARD_TOKEN"
 """Environment variable with the token, for servers and clients that are not given one."""
 
 Id = Annotated[str, Field(min_length=1, max_length=100)]
+Protocol = Annotated[int, Field(ge=PROTOCOL, le=PROTOCOL)]
 
 
 class _Sent(BaseModel):
@@ -28,7 +29,7 @@ class _Sent(BaseModel):
 class _Answered(BaseModel):
     """Taken literally as well, but with room for fields of later servers."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+    model_config = ConfigDict(frozen=True, strict=True)
 
 
 class ScoreItem(_Sent):
@@ -67,7 +68,7 @@ class ItemFailure(_Answered):
 class ScoreResponse(_Answered):
     """The scores of a request's items; with status 500 also the items without one."""
 
-    protocol: int
+    protocol: Protocol
     reward: str
     version: str
     scores: list[ItemScore]
@@ -79,7 +80,7 @@ class ScoreResponse(_Answered):
 class Info(_Answered):
     """What a server serves."""
 
-    protocol: int
+    protocol: Protocol
     reward: str
     """As in a configuration, e.g. `jpeg-compressibility` or `my.py:redness`."""
     label: str

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
+import inspect
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,7 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from ddpo.rewards import NamedReward
+from ddpo.rewards import NamedReward, reward_entries
 from ddpo.rewards.remote.pictures import PngError, open_png, pixels_of
 from ddpo.rewards.remote.protocol import (
     PROTOCOL,
@@ -26,13 +31,11 @@ from ddpo.rewards.remote.protocol import (
     ScoreResponse,
 )
 from ddpo.rewards.server import Limits
-from ddpo.rewards.server.batching import Batcher, Outcome, QueueFullError, Sample
+from ddpo.rewards.server.batching import Batcher, Sample
 from ddpo.rewards.server.gate import Gate
-from ddpo.rewards.server.identity import PACKAGE_VERSION, version_of
 from ddpo.runtime.errors import RewardError
 
-RETRY_AFTER = {"Retry-After": "1"}
-"""Seconds after which a client that met a full queue may come back."""
+PACKAGE_VERSION = version("ddpo")
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "The token is missing or wrong"},
     413: {"model": Problem, "description": "More than the limits allow"},
@@ -61,11 +64,14 @@ def create_app(reward: NamedReward, limits: Limits, token: str | None = None) ->
         version=info.version,
         redoc_url=None,
     )
-    app.add_middleware(Gate, token=token, limits=limits)
+    app.router.route_class = Gate
+    app.state.token, app.state.limits = token, limits
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _broken)
-    scorer = _Scorer(info, Batcher(reward, limits), limits)
+    batcher = Batcher(reward, limits)
+    # Few threads: however many requests come, only so many pictures are unpacked at once.
+    unpacking = ThreadPoolExecutor(2, "unpack")
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -80,61 +86,35 @@ def create_app(reward: NamedReward, limits: Limits, token: str | None = None) ->
     @app.post("/score", response_model=ScoreResponse, responses=_REFUSALS)
     async def score_items(request: ScoreRequest) -> JSONResponse:
         """Score samples; the scores come back under the items' ids."""
-        return await scorer.answer(request)
-
-    return app
-
-
-class _Scorer:
-    """From a request to its answer."""
-
-    def __init__(self, info: Info, batcher: Batcher, limits: Limits) -> None:
-        self._info, self._batcher, self._limits = info, batcher, limits
-        # Few threads: however many requests come, only so many pictures are unpacked at once.
-        self._unpacking = ThreadPoolExecutor(2, "unpack")
-
-    async def answer(self, request: ScoreRequest) -> JSONResponse:
-        """Return the scores, or raise an HTTPException with a sentence."""
-        items = request.items
-        if len(items) > self._limits.max_batch:
-            raise HTTPException(
-                413, f"The request holds {len(items)} items, more than the {self._limits.max_batch} allowed."
-            )
-        if len({item.id for item in items}) < len(items):
-            raise HTTPException(422, "Two items have the same id: ids must be different within a request.")
-        work = functools.partial(unpacked, items, self._limits)
-        samples = await asyncio.get_running_loop().run_in_executor(self._unpacking, work)
-        try:
-            outcomes = await asyncio.gather(*map(asyncio.wrap_future, self._batcher.submit(samples)))
-        except QueueFullError:
-            busy = "Too many samples wait already: come back after a second."
-            raise HTTPException(429, busy, RETRY_AFTER) from None
-        return self._response(items, outcomes)
-
-    def _response(self, items: Sequence[ScoreItem], outcomes: Sequence[Outcome]) -> JSONResponse:
-        scores, failed = list[ItemScore](), list[ItemFailure]()
-        for item, outcome in zip(items, outcomes, strict=True):
-            if isinstance(outcome, RewardError):
-                failed.append(ItemFailure(id=item.id, error=str(outcome)))
-            else:
-                scores.append(ItemScore(id=item.id, score=outcome))
+        samples = await asyncio.get_running_loop().run_in_executor(unpacking, unpacked, request.items, limits)
+        if not batcher.submit(samples):
+            raise HTTPException(429, "Too many samples wait already: come back after a second.", {"Retry-After": "1"})
+        outcomes = await asyncio.gather(*(asyncio.wrap_future(sample.outcome) for sample in samples))
+        answered = list(zip(request.items, outcomes, strict=True))
+        failed = [ItemFailure(id=item.id, error=str(why)) for item, why in answered if isinstance(why, RewardError)]
         response = ScoreResponse(
             protocol=PROTOCOL,
-            reward=self._info.reward,
-            version=self._info.version,
-            scores=scores,
+            reward=info.reward,
+            version=info.version,
+            scores=[ItemScore(id=item.id, score=x) for item, x in answered if not isinstance(x, RewardError)],
             failed=failed,
             error=failed[0].error if failed else None,
         )
         return JSONResponse(response.model_dump(exclude_defaults=True), 500 if failed else 200)
 
+    return app
+
 
 def unpacked(items: Sequence[ScoreItem], limits: Limits) -> list[Sample]:
     """Return the samples of a request's items.
 
-    Raises:
-        HTTPException: an image that is none, is too large, or takes too much with the others; names the item.
+    Raises HTTPException for too many items, for two of the same id and, naming the item, for an image that is none,
+    is too large, or takes too much with the others.
     """
+    if len(items) > limits.max_batch:
+        raise HTTPException(413, f"The request holds {len(items)} items, more than the {limits.max_batch} allowed.")
+    if len({item.id for item in items}) < len(items):
+        raise HTTPException(422, "Two items have the same id: ids must be different within a request.")
     samples, pixels = list[Sample](), 0
     for item in items:
         try:
@@ -148,6 +128,28 @@ def unpacked(items: Sequence[ScoreItem], limits: Limits) -> list[Sample]:
         except PngError as error:
             raise HTTPException(422, f"Item '{item.id}': {error}.") from None
     return samples
+
+
+def version_of(reward: NamedReward) -> str:
+    """Return the version of a reward: that of the package, with a hash of its options and, for a user's, its file."""
+    function: Any = reward.function
+    options: dict[str, Any] = {}
+    if isinstance(function, functools.partial):
+        function, options = function.func, function.keywords
+    source = b"" if reward.name in reward_entries() else _source(function)
+    if not options and not source:
+        return PACKAGE_VERSION
+    described = json.dumps(options, sort_keys=True, default=repr).encode() + source
+    return f"{PACKAGE_VERSION}+{hashlib.sha256(described).hexdigest()[:8]}"
+
+
+def _source(function: Any) -> bytes:
+    """Return the file that a function stands in, empty when there is none."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(function))
+    except (TypeError, ValueError):
+        return b""
+    return Path(file).read_bytes() if file and Path(file).is_file() else b""
 
 
 async def _malformed(_: Request, error: Exception) -> JSONResponse:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,37 +18,20 @@ from ddpo.runtime.errors import RewardError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from torch import Tensor
-
-
-class QueueFullError(Exception):
-    """More waits already than the limits allow."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What a reward sees of one sample."""
-
-    pixels: npt.NDArray[np.uint8]
-    """`(H, W, 3)`."""
-    prompt: str
-    metadata: dict[str, Any]
-
-    @property
-    def number_of_pixels(self) -> int:
-        """Width times height."""
-        return self.pixels.size // 3
-
 
 Outcome = float | RewardError
 """A score, or why there is none."""
 
 
-class _Entry(NamedTuple):
-    """A sample that waits, and what will become of it."""
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """What a reward sees of one sample, and what will become of it."""
 
-    sample: Sample
-    future: Future[Outcome]
+    pixels: npt.NDArray[np.uint8]
+    """`(H, W, 3)`."""
+    prompt: str
+    metadata: dict[str, Any]
+    outcome: Future[Outcome] = field(default_factory=Future)
 
 
 class Batcher:
@@ -58,60 +40,50 @@ class Batcher:
     def __init__(self, reward: NamedReward, limits: Limits) -> None:
         """Start the thread; it ends with the program."""
         self._reward, self._limits = reward, limits
-        self._waiting: deque[_Entry] = deque()
+        self._waiting: deque[Sample] = deque()
         self._changed = threading.Condition()
         threading.Thread(target=self._run, name="reward", daemon=True).start()
 
-    def submit(self, samples: Sequence[Sample]) -> list[Future[Outcome]]:
-        """Return what will be the outcome of each sample.
-
-        Raises:
-            QueueFullError: too many samples, or too large ones, wait already.
-        """
-        entries = [_Entry(sample, Future()) for sample in samples]
+    def submit(self, samples: Sequence[Sample]) -> bool:
+        """Return whether the samples wait now: not when too many, or too large ones, wait already."""
         with self._changed:
-            pixels = sum(entry.sample.number_of_pixels for entry in self._waiting)
-            if self._waiting and (
-                len(self._waiting) + len(samples) > self._limits.waiting_samples
-                or pixels + sum(sample.number_of_pixels for sample in samples) > self._limits.waiting_pixels
-            ):
-                raise QueueFullError
-            self._waiting.extend(entries)
+            together = [*self._waiting, *samples]
+            pixels = sum(sample.pixels.size // 3 for sample in together)
+            full = len(together) > self._limits.waiting_samples or pixels > self._limits.waiting_pixels
+            if self._waiting and full:
+                return False
+            self._waiting.extend(samples)
             self._changed.notify_all()
-        return [entry.future for entry in entries]
+        return True
 
     def _run(self) -> None:
         while True:
             batch = self._next_batch()
-            outcomes = outcomes_of(self._reward, [entry.sample for entry in batch])
-            for entry, outcome in zip(batch, outcomes, strict=True):
-                if entry.future.set_running_or_notify_cancel():
-                    entry.future.set_result(outcome)
+            for sample, outcome in zip(batch, outcomes_of(self._reward, batch), strict=True):
+                if sample.outcome.set_running_or_notify_cancel():
+                    sample.outcome.set_result(outcome)
 
-    def _next_batch(self) -> list[_Entry]:
+    def _next_batch(self) -> list[Sample]:
         """Wait for samples, shortly for more of them, and take those in front that have the same size."""
         most = self._limits.max_batch
         with self._changed:
             self._changed.wait_for(lambda: self._waiting)
-            end = time.monotonic() + self._limits.wait_seconds
-            self._changed.wait_for(lambda: len(self._waiting) >= most, max(0.0, end - time.monotonic()))
-            shape, batch = self._waiting[0].sample.pixels.shape, list[_Entry]()
-            while self._waiting and len(batch) < most and self._waiting[0].sample.pixels.shape == shape:
+            self._changed.wait_for(lambda: len(self._waiting) >= most, self._limits.wait_seconds)
+            shape, batch = self._waiting[0].pixels.shape, list[Sample]()
+            while self._waiting and len(batch) < most and self._waiting[0].pixels.shape == shape:
                 batch.append(self._waiting.popleft())
             return batch
 
 
 def outcomes_of(reward: NamedReward, samples: Sequence[Sample]) -> list[Outcome]:
     """Return each sample's score, or the error that it alone gives: a batch that fails is halved until it is known."""
+    import torch
+
+    levels_BCHW = np.stack([sample.pixels for sample in samples]).transpose(0, 3, 1, 2)
+    images = torch.from_numpy(np.ascontiguousarray(levels_BCHW, dtype=np.float32) / np.float32(255))
+    prompts, metadata = [sample.prompt for sample in samples], [sample.metadata for sample in samples]
     try:
-        scores = score(
-            reward,
-            Image(),
-            as_images([sample.pixels for sample in samples]),
-            [sample.prompt for sample in samples],
-            [sample.metadata for sample in samples],
-        )
-        return [float(value) for value in scores]
+        return [float(value) for value in score(reward, Image(), images, prompts, metadata)]
     except BaseException as error:  # also SystemExit: a reward must not end the thread that others wait for
         if len(samples) == 1:
             name = type(error).__name__
@@ -119,11 +91,3 @@ def outcomes_of(reward: NamedReward, samples: Sequence[Sample]) -> list[Outcome]
             return [RewardError(text)]
     middle = len(samples) // 2
     return outcomes_of(reward, samples[:middle]) + outcomes_of(reward, samples[middle:])
-
-
-def as_images(pixels: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
-    """Return pictures `(H, W, 3)` of one size as images `(B, 3, H, W)`, float32 in [0, 1]."""
-    import torch
-
-    levels_BCHW = np.stack(pixels).transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(levels_BCHW, dtype=np.float32) / np.float32(255))
