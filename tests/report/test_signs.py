@@ -133,6 +133,12 @@ def test_a_replay_that_is_hardly_exact(clip, error, seen):
     assert ("The replay is barely exact enough" in signs(replace(run, dimensions=1024))) is seen
 
 
+@pytest.mark.parametrize(("noise", "seen"), [(4.9e-5, False), (5.1e-5, True)])  # half of the clip, in iteration 1
+def test_arithmetic_too_coarse_for_the_clip(noise, seen):
+    run = record(config={"algorithm": {"name": "ddpo-is", "clip_range": 1e-4}}, ratio__noise_floor=[noise, None])
+    assert ("The arithmetic is too coarse for the clip" in signs(run)) is seen
+
+
 @pytest.mark.parametrize(("skipped", "seen"), [([9, 10, 10], False), ([10, 10, 10], True)])
 def test_updates_that_are_left_out(skipped, seen):
     run = record(config={"updates_per_iteration": 50, "inner_epochs": 2}, updates_skipped=skipped)

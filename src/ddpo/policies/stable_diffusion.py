@@ -61,7 +61,7 @@ class StableDiffusionPolicy(NetworkPolicy):
         kernel = settings.kernel(schedule)
         size = self._unet.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
-        self._memory_format, self._embedding_dtype = torch.contiguous_format, torch.float32
+        self._embedding_dtype = torch.float32
         self._told_of_long_prompts = False
         self._embeddings = EmbeddingCache(self._embed)
         self.device = settings.device
@@ -83,6 +83,9 @@ class StableDiffusionPolicy(NetworkPolicy):
         return cls(load_pipeline(source, weights), settings)
 
     def _place(self, dtype: torch.dtype) -> None:
+        """Put the parts on the device, in the arithmetic and layout that is fast there."""
+        from diffusers.models.attention_processor import AttnProcessor
+
         settings = self._settings
         for part in (self._vae, self._unet, self._pipeline.text_encoder):
             part.requires_grad_(False).to(torch.float32).eval()  # a loaded pipeline may be in half precision
@@ -97,22 +100,12 @@ class StableDiffusionPolicy(NetworkPolicy):
             self._embedding_dtype = dtype  # autocast leaves the normalisation of pooled embeddings alone
             add_adapter(self._unet, settings.lora, settings.seed)
         if self.device.type == "cpu" and dtype == torch.bfloat16:
-            self._suit_bfloat16_on_cpu()
+            self._unet.set_attn_processor(AttnProcessor())  # the backward pass of fused attention is slow there
+        self._unet.to(memory_format=torch.channels_last)
         if settings.gradient_checkpointing:
             self._unet.enable_gradient_checkpointing()
         if settings.compile:
             self._unet.compile()
-
-    def _suit_bfloat16_on_cpu(self) -> None:
-        """Choose the kernels that make bfloat16 worth while on a CPU.
-
-        The backward pass of fused attention is slow there, and convolutions want their channels last.
-        """
-        from diffusers.models.attention_processor import AttnProcessor
-
-        self._unet.set_attn_processor(AttnProcessor())
-        self._memory_format = torch.channels_last
-        self._unet.to(memory_format=self._memory_format)
 
     def _decode_dtype(self, dtype: torch.dtype) -> torch.dtype:
         # bfloat16 has 8 bits of mantissa, fewer than a picture: half precision decodes in float16 on a GPU.
@@ -221,6 +214,6 @@ class StableDiffusionPolicy(NetworkPolicy):
         """
         if self._settings.lora.rank is None:
             self._unet.to(memory_format=torch.contiguous_format).save_pretrained(folder)
-            self._unet.to(memory_format=self._memory_format)  # training goes on as before, bit for bit
+            self._unet.to(memory_format=torch.channels_last)  # training goes on as before, bit for bit
         else:
             save_adapter(type(self._pipeline), self._unet, folder)

@@ -34,6 +34,9 @@ SATURATED_CLIP = 0.5
 """Share of the pairs that can lie outside the clip from which it is a sign: most of them give no gradient then."""
 NEAR_TOLERANCE = 0.5
 """Share of the tolerated ratio error from which it is a sign."""
+NOISY = 0.5
+"""Noise of the arithmetic in the importance ratio, as a share of the clip, from which it is a sign: it alone clips one
+pair in twenty."""
 COLLAPSE = 0.5
 """Share of what the reward had gained at its best that must be lost again to be a sign."""
 COLLAPSE_ERRORS = 3.0
@@ -85,7 +88,7 @@ def findings(run: RunRecord) -> list[Finding]:
     """Return what every look found, signs first, the grave ones before the others."""
     looks = (
         *(_length, _reward, _collapse, _other_rewards, _diversity, _divergence),
-        *(_spread, _clip, _ratio, _left_out),
+        *(_spread, _clip, _ratio, _noise, _left_out),
     )
     return ordered([finding for look in looks for finding in look(run)])
 
@@ -270,6 +273,20 @@ def _ratio(run: RunRecord) -> Iterator[Finding]:
         "is partly spent on rounding."
     )
     yield sign("The replay is barely exact enough", text, key, advice="precision=fp32 is exact.")
+
+
+def _noise(run: RunRecord) -> Iterator[Finding]:
+    """Look how large the noise of the arithmetic in the importance ratio is beside the clip."""
+    key = "ratio/noise_floor"
+    measured, tolerance = run.series(key)[1], _tolerance(run)
+    if not measured or tolerance is None:
+        return
+    part = measured[0] / (10 * tolerance)
+    if part < NOISY:
+        yield clear("Noise of the arithmetic", f"{share(part)} of the clip, a standard deviation", key)
+        return
+    text = f"Rounding moves the importance ratio by {share(part)} of the clip at random: the clip acts on noise."
+    yield sign("The arithmetic is too coarse for the clip", text, key, advice="Use precision=fp32, or fp16 on a GPU.")
 
 
 def _left_out(run: RunRecord) -> Iterator[Finding]:

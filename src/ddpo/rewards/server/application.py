@@ -9,7 +9,6 @@ import inspect
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from ddpo import __version__
 from ddpo.rewards import NamedReward, reward_entries
 from ddpo.rewards.remote.pictures import PngError, open_png, pixels_of
 from ddpo.rewards.remote.protocol import (
@@ -35,7 +35,6 @@ from ddpo.rewards.server.batching import Batcher, Sample
 from ddpo.rewards.server.gate import Gate
 from ddpo.runtime.errors import RewardError
 
-PACKAGE_VERSION = version("ddpo")
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "The token is missing or wrong"},
     413: {"model": Problem, "description": "More than the limits allow"},
@@ -55,7 +54,7 @@ def create_app(reward: NamedReward, limits: Limits, token: str | None = None) ->
         reward=reward.name,
         label=reward.label,
         version=version_of(reward),
-        package_version=PACKAGE_VERSION,
+        package_version=__version__,
         max_items=limits.max_batch,
     )
     app = FastAPI(
@@ -138,9 +137,9 @@ def version_of(reward: NamedReward) -> str:
         function, options = function.func, function.keywords
     source = b"" if reward.name in reward_entries() else _source(function)
     if not options and not source:
-        return PACKAGE_VERSION
+        return __version__
     described = json.dumps(options, sort_keys=True, default=repr).encode() + source
-    return f"{PACKAGE_VERSION}+{hashlib.sha256(described).hexdigest()[:8]}"
+    return f"{__version__}+{hashlib.sha256(described).hexdigest()[:8]}"
 
 
 def _source(function: Any) -> bytes:
