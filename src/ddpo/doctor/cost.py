@@ -35,6 +35,8 @@ class CostPlan:
     """How often the fixed samples are drawn."""
     evaluation: Passes
     """Of drawing them once."""
+    divergence: Passes
+    """Of comparing them once with the base model, each time but the first, when they are its own."""
     encoded_prompts: int
     """Prompts that pass the text encoder, at most."""
     flops: dict[str, int]
@@ -43,6 +45,11 @@ class CostPlan:
     """Bytes of one process's device in an update, when it needs most, by what takes them: an estimate."""
     result_bytes: int
     """Size of the trained numbers on disk; 0: not known."""
+
+    @property
+    def fixed_rows(self) -> int:
+        """Rows through the network for the fixed samples of the whole run."""
+        return self.evaluations * self.evaluation.rows + (self.evaluations - 1) * self.divergence.rows
 
 
 def make_plan(config: TrainConfig, *, prompts: int, steps_with_likelihood: int, figures: Figures | None) -> CostPlan:
@@ -53,12 +60,14 @@ def make_plan(config: TrainConfig, *, prompts: int, steps_with_likelihood: int, 
     branches, samples, number = _branches(config), config.samples_per_iteration, config.evaluation.number
     trained, training = _training(config, steps_with_likelihood)
     rollout = _drawing(samples, config.batch_size, config.sampler.steps, branches)
-    steps = config.sampler.steps + (steps_with_likelihood if config.evaluation.kl_to_base else 0)
-    evaluation = _drawing(number, min(config.batch_size, number), steps, branches)
+    even = math.ceil(number / math.ceil(number / config.batch_size))
+    evaluation = _drawing(number, even, config.sampler.steps, branches)
+    compared = steps_with_likelihood if config.evaluation.kl_to_base else 0
+    divergence = _drawing(number, even, compared, branches)
     every = config.evaluation.every  # the fixed samples are drawn before, every so many iterations, and after
     evaluations = 2 if every is None else 1 + math.ceil(config.iterations / every)
     encoded = min(prompts, number + config.iterations * samples // config.samples_per_prompt) + branches - 1
-    plan = CostPlan(trained, rollout, training, evaluations, evaluation, encoded, {}, {}, 0)
+    plan = CostPlan(trained, rollout, training, evaluations, evaluation, divergence, encoded, {}, {}, 0)
     if figures is None:
         return plan
     return replace(
@@ -74,8 +83,8 @@ def _flops(config: TrainConfig, plan: CostPlan, figures: Figures) -> dict[str, i
     update = plan.training.rows * (figures.forward_flops + figures.backward_flops)
     decode = config.samples_per_iteration * figures.decode_flops
     encode = plan.encoded_prompts * figures.encode_flops
-    once = config.evaluation.number * figures.decode_flops + plan.evaluation.rows * figures.forward_flops
-    fixed, iteration = plan.evaluations * once, rollout + update + decode
+    decoded = plan.evaluations * config.evaluation.number * figures.decode_flops
+    fixed, iteration = decoded + plan.fixed_rows * figures.forward_flops, rollout + update + decode
     return {
         "rollout": rollout,
         "update": update,

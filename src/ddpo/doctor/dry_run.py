@@ -85,6 +85,6 @@ def expected_seconds(dry: DryRun) -> float:
     rollout = rehearsal.rollout_seconds / timed.rollout.rows
     decode = rehearsal.decode_seconds / rehearsal.config.samples_per_iteration
     update = rehearsal.update_seconds / timed.training.rows
-    fixed_samples = plan.evaluation.rows * rollout + config.evaluation.number * decode
+    fixed_samples = plan.fixed_rows * rollout + plan.evaluations * config.evaluation.number * decode
     iteration = plan.rollout.rows * rollout + plan.training.rows * update + config.samples_per_iteration * decode
-    return config.iterations * iteration + plan.evaluations * fixed_samples
+    return config.iterations * iteration + fixed_samples

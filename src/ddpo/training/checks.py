@@ -77,13 +77,15 @@ def measure_noise(algorithm: Algorithm, policy: Policy, minibatch: Batch, rows: 
     Warns above half of the clip, where the noise alone clips one pair in twenty. Nothing for an algorithm without a
     ratio. All processes call this.
     """
+    clip = 10 * algorithm.ratio_tolerance(math.prod(policy.sample_shape))
+    if math.isinf(clip):
+        return {}
     batch = next(minibatch.split(rows))
     with torch.no_grad():
         if RATIO not in algorithm.loss(policy, batch)[1]:
             return {}
         noise_N = noise_floor(policy, lambda shifted: algorithm.loss(shifted, batch)[1][RATIO])
     noise = float(np.sqrt(np.mean(runtime.gather([float(noise_N.square().mean())]))))
-    clip = 10 * algorithm.ratio_tolerance(math.prod(policy.sample_shape))
     if noise > clip / 2 and runtime.is_main:
         log.warning(
             "The arithmetic moves the importance ratio by %.2g at random, more than half of the clip, %.2g: the clip "
