@@ -265,6 +265,15 @@ def test_no_try_is_begun_after_the_time_of_all_tries(images):
         assert len(server.requests) == 2  # the pause between them is a second at least
 
 
+@pytest.fixture
+def interrupts():
+    """Let SIGINT interrupt, also where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_ends_a_call_at_once(images):
     with ScriptedServer(otherwise=hang) as server:
         reward = remote(server)
