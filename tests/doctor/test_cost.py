@@ -106,8 +106,9 @@ class TestArithmetic:
 
     def test_divergence_from_the_base_takes_a_pass_for_each_likely_step(self):
         plan = plan_of(4, evaluation={"number": 4, "every": 2, "kl_to_base": True})
-        assert plan.evaluation.number == 2 * (5 + 4)  # 4 samples are two batches of 3
-        assert plan_of(4).evaluation.number == 2 * 5
+        assert (plan.evaluation.number, plan.divergence.number) == (2 * 5, 2 * 4)  # 4 samples are two batches of 2
+        assert plan.fixed_rows == 3 * 20 + 2 * 16  # before training there is nothing to compare
+        assert plan_of(4).fixed_rows == 3 * 20
 
     def test_flops(self):
         assert plan_of().flops == {
@@ -116,8 +117,8 @@ class TestArithmetic:
             "decode": 8 * 1000,
             "an iteration": 450 + 1440 + 8000,
             "text encoder": 28 * 100_000,  # 3 x 8 drawn prompts and 4 fixed ones, fewer than there are
-            "fixed samples": 3 * (2 * 5 * 3 * 10 + 4 * 1000),
-            "the run": 3 * (450 + 1440 + 8000) + 2_800_000 + 3 * 4300,
+            "fixed samples": 3 * (2 * 5 * 2 * 10 + 4 * 1000),
+            "the run": 3 * (450 + 1440 + 8000) + 2_800_000 + 3 * 4200,
         }
 
     def test_a_prompt_is_encoded_once(self):
