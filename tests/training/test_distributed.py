@@ -20,8 +20,10 @@ WORKER = textwrap.dedent(
     """
     import json, os, pathlib, sys
     from ddpo.config import load_config
+    from ddpo.runtime import processes
     from ddpo.training.run import train
 
+    processes.BUCKET = 1000  # gradients are averaged in several parts
     result = train(load_config(sys.argv[1], [f"output={sys.argv[2]}"]))
     weights = sum(p.double().sum().item() for p in __import__("safetensors.torch").torch.load_file(
         next(result.folder.model.glob("*.safetensors"))).values())

@@ -8,7 +8,7 @@ module whose forward could be bypassed, and nothing is silently left unsynchroni
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from ddpo.runtime.errors import ConfigError, DivergenceError
 
 T = TypeVar("T")
+BUCKET = 25_000_000
+"""Numbers of a gradient that processes average at a time: 100 MB."""
 AVAILABLE_THREADS = torch.get_num_threads()
 """CPU threads that torch takes of itself: the cores that this process may use, or OMP_NUM_THREADS."""
 
@@ -140,10 +142,13 @@ class Runtime:
     def _average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         if self.processes == 1:
             return
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        flat = self._accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
-        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            parameter.grad = part.view_as(parameter)
+        for bucket in _buckets(parameters):
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+            flat = self._accelerator.reduce(torch.cat([each.flatten() for each in gradients]), reduction="mean")
+            for parameter, gradient, part in zip(
+                bucket, gradients, flat.split([p.numel() for p in bucket]), strict=True
+            ):
+                parameter.grad = gradient.copy_(part.view(gradient.shape))
 
     @property
     def loss_scale(self) -> dict[str, Any]:
@@ -183,6 +188,18 @@ class Runtime:
         """Close the tracker."""
         if self._accelerator.log_with:
             self._accelerator.end_training()
+
+
+def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Yield the parameters in groups of about `BUCKET` numbers, so that their gradients are copied a part at a time."""
+    bucket: list[nn.Parameter] = []
+    for parameter in parameters:
+        bucket.append(parameter)
+        if sum(each.numel() for each in bucket) >= BUCKET:
+            yield bucket
+            bucket = []
+    if bucket:
+        yield bucket
 
 
 def out_of_memory(error: BaseException) -> bool:
