@@ -1,7 +1,7 @@
 """Stable Diffusion v1.4 at random weights: what a GPU computes does not depend on the weights, so none are downloaded.
 
 The configurations are those of CompVis/stable-diffusion-v1-4. `sd14-tiny` has the same structure a hundredth the size,
-to try the path out on a CPU.
+to try the path out on a CPU; `1.5m` and `23m`, named after their UNet's parameters, are to be measured there.
 """
 
 from __future__ import annotations
@@ -59,12 +59,29 @@ SCHEDULER: dict[str, Any] = {
     "prediction_type": "epsilon",
 }
 
+_THREE_LEVELS: dict[str, Any] = {
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+}
+_SMALL_TEXT_ENCODER = {"intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+
 SMALLER: dict[str, dict[str, dict[str, Any]]] = {
     "sd14": {"unet": {}, "vae": {}, "text_encoder": {}},
     "sd14-tiny": {
         "unet": {"sample_size": 16, "block_out_channels": (32, 64, 96, 96), "cross_attention_dim": 32},
         "vae": {"sample_size": 128, "block_out_channels": (32, 32, 32, 32)},
         "text_encoder": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
+    },
+    "1.5m": {  # 64x64 pixels
+        "unet": {"sample_size": 8, "block_out_channels": (32, 64, 64), "cross_attention_dim": 32, **_THREE_LEVELS},
+        "vae": {"sample_size": 64, "block_out_channels": (32, 32, 32, 32)},
+        "text_encoder": {"hidden_size": 32, **_SMALL_TEXT_ENCODER},
+    },
+    "23m": {  # 128x128 pixels
+        "unet": {"sample_size": 16, "block_out_channels": (128, 256, 256), "cross_attention_dim": 128, **_THREE_LEVELS},
+        "vae": {"sample_size": 128, "block_out_channels": (32, 32, 32, 32)},
+        "text_encoder": {"hidden_size": 128, **_SMALL_TEXT_ENCODER},
     },
 }
 """What an architecture changes in the configurations above."""
