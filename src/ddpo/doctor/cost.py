@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from ddpo.config import TrainConfig
+from ddpo.core.rollout import even_batch
 from ddpo.doctor.counting import Figures
 
 _FLOAT32 = 4
@@ -60,7 +61,7 @@ def make_plan(config: TrainConfig, *, prompts: int, steps_with_likelihood: int, 
     branches, samples, number = _branches(config), config.samples_per_iteration, config.evaluation.number
     trained, training = _training(config, steps_with_likelihood)
     rollout = _drawing(samples, config.batch_size, config.sampler.steps, branches)
-    even = math.ceil(number / math.ceil(number / config.batch_size))
+    even = even_batch(number, config.batch_size)
     evaluation = _drawing(number, even, config.sampler.steps, branches)
     compared = steps_with_likelihood if config.evaluation.kl_to_base else 0
     divergence = _drawing(number, even, compared, branches)
