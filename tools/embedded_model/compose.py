@@ -68,7 +68,10 @@ class Composer:
         for record in self.records:
             masses[record.noun] = masses.get(record.noun, 0.0) + record.weight
         animals, empty = len(masses.keys() & set(ANIMALS)), self.mixture.empty
-        part = {True: self.mixture.animals / animals, False: (1 - empty - self.mixture.animals) / (len(masses) - animals)}
+        part = {
+            True: self.mixture.animals / animals,
+            False: (1 - empty - self.mixture.animals) / (len(masses) - animals),
+        }
         return torch.tensor([*(part[r.noun in ANIMALS] * r.weight / masses[r.noun] for r in self.records), empty])
 
     def batch(self, size: int) -> tuple[Tensor, list[str], Tensor]:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from multiprocessing import Pool
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from nouns import ANIMAL_OF_NAME, ANIMALS, DROPPED, OTHER_CHAPTERS, OTHER_REFUSED_WORDS, SILHOUETTE_SUFFIXES

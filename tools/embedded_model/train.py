@@ -1,16 +1,18 @@
 """Train the embedded model from the package registries: `python train.py all`, or one stage at a time.
 
-Stages: data, autoencoder, decoder, judge, judge-held-out, latents, diffusion, export, evaluate. Every stage reads and
-writes the cache folder; `autoencoder`, `decoder` and `diffusion` go on from where they stopped. See README.md.
+Every stage reads and writes the cache folder and goes on from where it stopped, here or on another machine. README.md
+says what each does.
 """
 
 import argparse
 import itertools
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
 import training
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -28,7 +30,8 @@ def data(options: argparse.Namespace) -> None:
 
     if not (options.cache / "drawings.npz").exists():
         drawings.gather(options.cache, options.processes)
-    text.train_tokenizer(drawings.load_records(options.cache), options.cache / "tokenizer")
+    if not (options.cache / "tokenizer").exists():
+        text.train_tokenizer(drawings.load_records(options.cache), options.cache / "tokenizer")
 
 
 def autoencoder(options: argparse.Namespace) -> None:
@@ -37,37 +40,95 @@ def autoencoder(options: argparse.Namespace) -> None:
     train_autoencoder.train(machine(options, "autoencoder"))
 
 
+def judge(options: argparse.Namespace) -> None:
+    import train_judge
+
+    train_judge.train(train_judge.JUDGE, machine(options, "judge"))
+
+
+def gold_judge(options: argparse.Namespace) -> None:
+    import train_judge
+
+    train_judge.train(train_judge.GOLD, machine(options, "gold-judge"))
+
+
+def latents(options: argparse.Namespace) -> None:
+    import latents
+
+    latents.produce(machine(options, "latents"))
+
+
+def diffusion(options: argparse.Namespace) -> None:
+    import train_diffusion
+
+    train_diffusion.train(machine(options, "diffusion"))
+
+
+def export(options: argparse.Namespace) -> None:
+    import export
+
+    export.export(options.cache, options.package or options.cache / "package", options.weights)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    import evaluate
+
+    torch.set_num_threads(options.processes)
+    package = options.package or options.cache / "package"
+    settings = itertools.product(options.guidance, options.steps, options.eta)
+    rows = evaluate.measure(package, options.number, settings, torch.device(options.device))
+    (options.cache / "evaluation.json").write_text(json.dumps(rows, indent=1))
+    best = max(rows, key=lambda row: row["judge"])
+    print(f"best: guidance {best['guidance']}, {best['steps']} steps, eta {best['eta']}; worst: {evaluate.worst(best)}")
+    if options.grid:
+        evaluate.grid(package, options.grid, best["guidance"], best["steps"], best["eta"])
+
+
+def pack(options: argparse.Namespace) -> None:
+    import export
+
+    export.pack(options.cache, options.target)
+
+
 # How `all` divides its minutes.
-SHARES = {"autoencoder": 6.0, "decoder": 1.5, "judge": 1.5, "gold-judge": 1.5, "latents": 1.5, "diffusion": 12.0}
+SHARES = {"autoencoder": 6.0, "judge": 1.5, "gold-judge": 1.5, "latents": 2.0, "diffusion": 12.0}
+
+STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
+    "data": data,
+    "autoencoder": autoencoder,
+    "judge": judge,
+    "gold-judge": gold_judge,
+    "latents": latents,
+    "diffusion": diffusion,
+    "export": export,
+    "evaluate": evaluate,
+}
 
 
 def everything(options: argparse.Namespace) -> None:
-    for stage in STAGES:
-        STAGES[stage](options)
-
-
-STAGES = {"data": data, "autoencoder": autoencoder}
+    for stage in STAGES.values():
+        stage(options)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=[*STAGES, "all"])
+    parser.add_argument("stage", choices=[*STAGES, "all", "pack"])
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "ddpo-embedded")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--minutes", type=float, default=24, help="time of the whole stage, or of all, on this machine")
-    parser.add_argument("--plan-minutes", type=float, default=52, help="diffusion: length of the whole training")
-    parser.add_argument("--source", default="diffusion.pt", help="diffusion, export: the state to read")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="on the CPU, of one thread each")
+    parser.add_argument(
+        "--minutes", type=float, default=24, help="what the whole stage, or `all`, takes on this machine"
+    )
+    parser.add_argument("--package", type=Path, help="export, evaluate: the folder of model/ and the judges")
     parser.add_argument("--weights", choices=("average", "model"), default="average", help="export: which weights")
-    parser.add_argument("--target", default="diffusion.pt", help="diffusion: the state to write")
-    parser.add_argument("--seed", type=int, default=0, help="latents: number of the first shard")
     parser.add_argument("--number", type=int, default=8, help="evaluate: pictures an animal")
-    parser.add_argument("--guidance", type=float, nargs="+", default=[2.0, 3.0, 4.0, 5.0])
-    parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 50])
+    parser.add_argument("--guidance", type=float, nargs="+", default=[3.0])
+    parser.add_argument("--steps", type=int, nargs="+", default=[20])
     parser.add_argument("--eta", type=float, nargs="+", default=[0.0])
     parser.add_argument("--grid", type=Path, help="evaluate: write a grid of samples here")
+    parser.add_argument("--target", type=Path, help="pack: the folder to write")
     options = parser.parse_args()
-    everything(options) if options.stage == "all" else STAGES[options.stage](options)
+    {**STAGES, "all": everything, "pack": pack}[options.stage](options)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import training
 from compose import Composer
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional
+
+import training
 
 LATENT_CHANNELS = 16
 KL_WEIGHT = 2e-5

@@ -1,8 +1,10 @@
 """The loop that every stage trains with: on CPU processes or one GPU, stopped and resumed anywhere between the two.
 
-The state of a stage is one file, `NAME.pt`: weights, their moving average, the optimizer, and `done`, the part of the
+The state of a stage is one file, `NAME.pt`: weights, their moving average, the optimizers, and `done`, the part of the
 stage that is over. `Machine.minutes` is the time that the *whole* stage takes on this machine; so a stage that is one
-third done on a CPU goes on with the other two thirds on a GPU. SIGTERM (or Ctrl-C) ends a stage with its state saved.
+third done on a CPU goes on with the other two thirds on a GPU. On a CPU they are minutes that a process had a core to
+itself: on a busy machine a training takes longer by the clock and does not end sooner. SIGTERM (or Ctrl-C) ends a stage
+with its state saved.
 """
 
 import copy
@@ -100,6 +102,7 @@ def fit(stage: Stage, model: nn.Module, machine: Machine) -> dict[str, Any]:
             _on_signals(lambda *_: stop.fill_(1))
             while not processes.join():
                 pass
+        _on_signals(signal.SIG_DFL)
         state = torch.load(path, weights_only=True, map_location="cpu")
         if state["done"] < 1:
             raise SystemExit(f"{stage.name} was stopped at {state['done']:.1%}; the same command goes on")
@@ -152,24 +155,26 @@ class _Progress:
     def __init__(self, name: str, state: dict[str, Any], machine: Machine) -> None:
         self.name, self.path, self.seconds = name, machine.cache / f"{name}.pt", machine.minutes * 60
         self.done, self.pictures, self.steps = state["done"], state["pictures"], state["steps"]
-        self.start = self.now = self.saved = self.reported = time.monotonic()
-        self.done_at_start = self.done
+        self.spent = time.monotonic if machine.device.type == "cuda" else time.process_time
+        self.start, self.done_at_start = self.spent(), self.done
+        self.saved = self.reported = time.monotonic()
         self.losses: list[Tensor] = []
 
     def count(self, loss: Tensor, pictures: int) -> None:
-        self.steps, self.pictures, self.now = self.steps + 1, self.pictures + pictures, time.monotonic()
-        self.done = min(1.0, self.done_at_start + (self.now - self.start) / self.seconds)
+        self.steps, self.pictures = self.steps + 1, self.pictures + pictures
+        self.done = min(1.0, self.done_at_start + (self.spent() - self.start) / self.seconds)
         self.losses.append(loss.detach())
 
     def report_and_save(self, model: nn.Module, average: nn.Module, optimizers: Optimizers) -> None:
-        if self.now - self.reported > REPORT_SECONDS:
-            mean, self.losses, self.reported = float(torch.stack(self.losses).mean()), [], self.now
+        now = time.monotonic()
+        if now - self.reported > REPORT_SECONDS:
+            mean, self.losses, self.reported = float(torch.stack(self.losses).mean()), [], now
             print(f"{self.name}: {self.done:.1%}, {self.pictures} pictures, loss {mean:.4f}", flush=True)
-        if self.now - self.saved > SAVE_SECONDS:
+        if now - self.saved > SAVE_SECONDS:
+            self.saved = now
             self.save(model, average, optimizers)
 
     def save(self, model: nn.Module, average: nn.Module, optimizers: Optimizers) -> None:
-        self.saved = self.now
         parts = {"model": model.state_dict(), "average": average.state_dict()}
         parts["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
         save({**parts, "done": self.done, "pictures": self.pictures, "steps": self.steps}, self.path)
