@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import text
 import torch
@@ -55,17 +56,25 @@ def export(cache: Path, package: Path, weights: str) -> None:
 
 
 def pack(cache: Path, folder: Path) -> None:
-    """Copy to `folder` what a training goes on from elsewhere: drawings, tokenizer, states without the optimizers'."""
+    """Copy to `folder` all that a training starts or goes on from elsewhere: drawings, tokenizer and what is trained,
+    weights as fp16, without optimizers and without the states of autoencoder and judges that are finished."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(cache / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
-    for path in (*cache.glob("*.npz"), *cache.glob("*judge.*s*"), *cache.glob("*.pt")):
-        if path.suffix == ".pt":
+    for path in (*cache.glob("*.npz"), *cache.glob("*judge.[js][sa]*")):
+        shutil.copyfile(path, folder / path.name)
+    finished = {"autoencoder.pt": "autoencoder-white.pt", "judge.pt": "judge.json", "gold-judge.pt": "gold-judge.json"}
+    for path in cache.glob("*.pt"):
+        if not (cache / finished.get(path.name, "none")).exists():
             state = torch.load(path, weights_only=True, map_location="cpu")
-            training.save({name: part for name, part in state.items() if name != "optimizers"}, folder / path.name)
-        else:
-            shutil.copyfile(path, folder / path.name)
+            training.save(_halved({k: v for k, v in state.items() if k != "optimizers"}), folder / path.name)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     print(f"{folder}: {size:.1f} MB")
+
+
+def _halved(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {name: _halved(part) for name, part in state.items()}
+    return state.half() if isinstance(state, torch.Tensor) and state.is_floating_point() else state
 
 
 def _load_in_float32(config: Path) -> None:

@@ -63,11 +63,11 @@ def make_loss(model: nn.Module, machine: training.Machine, seed: int) -> Callabl
 
 
 def train(machine: training.Machine) -> None:
-    stage = training.Stage("autoencoder", make_loss, training.cosine)
-    state = training.fit(stage, build(), machine)
-    if not (machine.cache / "autoencoder-white.pt").exists():
-        training.save(white(state["average"], machine.cache).state_dict(), machine.cache / "autoencoder-white.pt")
-        print("autoencoder:", report(load(machine.cache), machine.cache), flush=True)
+    if (machine.cache / "autoencoder-white.pt").exists():
+        return
+    state = training.fit(training.Stage("autoencoder", make_loss, training.cosine), build(), machine)
+    training.save(white(state["average"], machine.cache).state_dict(), machine.cache / "autoencoder-white.pt")
+    print("autoencoder:", report(load(machine.cache), machine.cache), flush=True)
 
 
 @torch.no_grad()
@@ -96,11 +96,9 @@ def white(weights: dict[str, Tensor], cache: Path) -> AutoencoderKL:
 
 
 def load(cache: Path) -> AutoencoderKL:
-    """The white autoencoder; with the decoder that the stage `decoder` made, when there is one."""
+    """The white autoencoder."""
     model = build()
     model.load_state_dict(torch.load(cache / "autoencoder-white.pt", weights_only=True))
-    if (cache / "decoder.pt").exists():
-        model.load_state_dict(torch.load(cache / "decoder.pt", weights_only=True, map_location="cpu")["average"])
     return model.eval().requires_grad_(False)
 
 

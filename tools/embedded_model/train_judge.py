@@ -120,10 +120,10 @@ def accuracy(
 
 def train(kind: Kind, machine: training.Machine) -> None:
     """Train a judge; write its weights (fp16), labels and measured accuracies."""
-    judge: nn.Module = network().Judge(LABELS)
-    state = training.fit(training.Stage(kind.name, partial(make_loss, kind), training.cosine), judge, machine)
     if (machine.cache / f"{kind.name}.json").exists():
         return
+    judge: nn.Module = network().Judge(LABELS)
+    state = training.fit(training.Stage(kind.name, partial(make_loss, kind), training.cosine), judge, machine)
     judge.load_state_dict(state["model"])
     judge = judge.cpu().eval()
     figures = {
