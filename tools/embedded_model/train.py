@@ -5,10 +5,12 @@ says what each does.
 """
 
 import argparse
+import importlib
 import itertools
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,10 +20,14 @@ import training
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def machine(options: argparse.Namespace, part: str) -> training.Machine:
-    """This machine, with the stage's minutes: those asked for, or in `all` its share of them."""
-    minutes = options.minutes * (SHARES[part] / sum(SHARES.values()) if options.stage == "all" else 1)
-    return training.Machine(options.cache, torch.device(options.device), options.processes, minutes)
+# The stages that train for some minutes: module, function, and the share of the minutes of `all`.
+TRAINED = {
+    "autoencoder": ("train_autoencoder", "train", 6.0),
+    "judge": ("train_judge", "train_judge", 1.5),
+    "gold-judge": ("train_judge", "train_gold_judge", 1.5),
+    "latents": ("latents", "produce", 2.0),
+    "diffusion": ("train_diffusion", "train", 12.0),
+}
 
 
 def data(options: argparse.Namespace) -> None:
@@ -34,34 +40,13 @@ def data(options: argparse.Namespace) -> None:
         text.train_tokenizer(drawings.load_records(options.cache), options.cache / "tokenizer")
 
 
-def autoencoder(options: argparse.Namespace) -> None:
-    import train_autoencoder
-
-    train_autoencoder.train(machine(options, "autoencoder"))
-
-
-def judge(options: argparse.Namespace) -> None:
-    import train_judge
-
-    train_judge.train(train_judge.JUDGE, machine(options, "judge"))
-
-
-def gold_judge(options: argparse.Namespace) -> None:
-    import train_judge
-
-    train_judge.train(train_judge.GOLD, machine(options, "gold-judge"))
-
-
-def latents(options: argparse.Namespace) -> None:
-    import latents
-
-    latents.produce(machine(options, "latents"))
-
-
-def diffusion(options: argparse.Namespace) -> None:
-    import train_diffusion
-
-    train_diffusion.train(machine(options, "diffusion"))
+def trained(name: str, options: argparse.Namespace) -> None:
+    """Run a stage of TRAINED with its minutes: those asked for, or in `all` its share of them."""
+    module, function, share = TRAINED[name]
+    whole = sum(part for *_, part in TRAINED.values())
+    minutes = options.minutes * (share / whole if options.stage == "all" else 1)
+    machine = training.Machine(options.cache, torch.device(options.device), options.processes, minutes)
+    getattr(importlib.import_module(module), function)(machine)
 
 
 def export(options: argparse.Namespace) -> None:
@@ -90,16 +75,9 @@ def pack(options: argparse.Namespace) -> None:
     export.pack(options.cache, options.target)
 
 
-# How `all` divides its minutes.
-SHARES = {"autoencoder": 6.0, "judge": 1.5, "gold-judge": 1.5, "latents": 2.0, "diffusion": 12.0}
-
 STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "data": data,
-    "autoencoder": autoencoder,
-    "judge": judge,
-    "gold-judge": gold_judge,
-    "latents": latents,
-    "diffusion": diffusion,
+    **{name: partial(trained, name) for name in TRAINED},
     "export": export,
     "evaluate": evaluate,
 }

@@ -135,3 +135,11 @@ def train(kind: Kind, machine: training.Machine) -> None:
     save_file({k: v.contiguous() for k, v in weights.items()}, machine.cache / f"{kind.name}.safetensors")
     (machine.cache / f"{kind.name}.json").write_text(json.dumps({"labels": LABELS, "accuracy": figures}))
     print(kind.name, figures, flush=True)
+
+
+def train_judge(machine: training.Machine) -> None:
+    train(JUDGE, machine)
+
+
+def train_gold_judge(machine: training.Machine) -> None:
+    train(GOLD, machine)
