@@ -71,14 +71,14 @@ def train(machine: training.Machine) -> None:
 
 
 @torch.no_grad()
-def white(weights: dict[str, Tensor], cache: Path) -> AutoencoderKL:
+def white(weights: dict[str, Tensor], cache: Path, number: int = 1024) -> AutoencoderKL:
     """The autoencoder with its latents turned and scaled to principal directions of variance 1, strongest first.
 
     Both changes of basis are folded into the 1x1 convolutions next to the latents.
     """
     model, count = build(), LATENT_CHANNELS
     model.load_state_dict(weights)
-    images = Composer(cache, 998, torch.device("cpu")).batch(1024)[0] * 2 - 1
+    images = Composer(cache, 998, torch.device("cpu")).batch(number)[0] * 2 - 1
     latents = torch.cat([model.encode(part).latent_dist.mean for part in images.split(32)]).permute(0, 2, 3, 1)
     latents = latents.reshape(-1, count)
     mean = latents.mean(0)
