@@ -45,7 +45,7 @@ def trained(name: str, options: argparse.Namespace) -> None:
     module, function, share = TRAINED[name]
     whole = sum(part for *_, part in TRAINED.values())
     minutes = options.minutes * (share / whole if options.stage == "all" else 1)
-    machine = training.Machine(options.cache, torch.device(options.device), options.processes, minutes)
+    machine = training.Machine(options.cache, torch.device(options.device), options.processes, minutes, options.done)
     getattr(importlib.import_module(module), function)(machine)
 
 
@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=24, help="what the whole stage, or `all`, takes on this machine"
     )
+    parser.add_argument("--done", type=float, help="go back to this part of the stage, in [0, 1]: to train longer")
     parser.add_argument("--package", type=Path, help="export, evaluate: the folder of model/ and the judges")
     parser.add_argument("--weights", choices=("average", "model"), default="average", help="export: which weights")
     parser.add_argument("--number", type=int, default=8, help="evaluate: pictures an animal")

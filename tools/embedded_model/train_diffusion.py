@@ -9,6 +9,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from latents import Latents
 from torch import Tensor, nn
 from train_autoencoder import LATENT_CHANNELS
+from transformers import CLIPTokenizer
 
 import training
 
@@ -58,7 +59,7 @@ def build_scheduler() -> DDIMScheduler:
 class Model(nn.Module):
     """UNet and text encoder as one set of parameters."""
 
-    def __init__(self, tokenizer: text.CLIPTokenizer) -> None:
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
         self.unet, self.text_encoder = build_unet(), text.build_encoder(tokenizer)
         self.unet.set_attn_processor(AttnProcessor())  # its backward pass is faster on CPU than SDPA's

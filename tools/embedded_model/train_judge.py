@@ -137,9 +137,4 @@ def train(kind: Kind, machine: training.Machine) -> None:
     print(kind.name, figures, flush=True)
 
 
-def train_judge(machine: training.Machine) -> None:
-    train(JUDGE, machine)
-
-
-def train_gold_judge(machine: training.Machine) -> None:
-    train(GOLD, machine)
+train_judge, train_gold_judge = partial(train, JUDGE), partial(train, GOLD)

@@ -39,19 +39,16 @@ class Machine:
     device: torch.device
     processes: int
     minutes: float
+    done: float | None = None  # go back to this part of the stage: to train longer
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 on a GPU and on CPUs that compute in it; elsewhere float32."""
-        return autocast(self.device)
+        fast = self.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=fast)
 
     def pick(self, cpu: int, cuda: int) -> int:
         """A batch size for this kind of device."""
         return cuda if self.device.type == "cuda" else cpu
-
-
-def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
 Optimizers = tuple[torch.optim.Optimizer, ...]
@@ -87,6 +84,7 @@ def fit(stage: Stage, model: nn.Module, machine: Machine) -> dict[str, Any]:
     state: dict[str, Any] = {"done": 0.0, "pictures": 0, "steps": 0}
     if path.exists():
         state = torch.load(path, weights_only=True, map_location="cpu")
+    state["done"] = state["done"] if machine.done is None else machine.done
     if state["done"] < 1:
         if "model" in state:
             model.load_state_dict(state["model"])
@@ -175,9 +173,9 @@ class _Progress:
             self.save(model, average, optimizers)
 
     def save(self, model: nn.Module, average: nn.Module, optimizers: Optimizers) -> None:
-        parts = {"model": model.state_dict(), "average": average.state_dict()}
-        parts["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
-        save({**parts, "done": self.done, "pictures": self.pictures, "steps": self.steps}, self.path)
+        state = {"model": model.state_dict(), "average": average.state_dict()}
+        counts = {"done": self.done, "pictures": self.pictures, "steps": self.steps}
+        save({**state, **counts, "optimizers": [optimizer.state_dict() for optimizer in optimizers]}, self.path)
 
 
 def save(state: object, path: Path) -> None:
