@@ -1,20 +1,20 @@
-"""Put drawings on backgrounds: 64x64 pictures with captions and the judge's labels, in batches."""
+"""Put drawings on backgrounds: 64x64 pictures with captions and the judge's labels, in batches, on any device."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import backgrounds
+import drawings
 import numpy as np
 import torch
-from drawings import Record
 from nouns import ANIMALS, with_article
-from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
 SIZE = backgrounds.SIZE
 STYLES = {
-    "noto": "soft", "noto-v1": "soft", "fxemoji": "simple", "fluent-emoji": "shiny", "fluent-emoji-flat": "flat",
-    "fluent-emoji-3d": "3d", "fluent-emoji-anim": "3d", "twemoji": "flat", "emojione": "flat",
-    "streamline-emojis": "outlined",
+    "noto": "soft", "fluent-emoji": "shiny", "fluent-emoji-flat": "flat", "fluent-emoji-3d": "3d",
+    "fluent-emoji-anim": "3d", "twemoji": "flat", "emojione": "flat", "streamline-emojis": "outlined",
 }  # fmt: skip
 
 
@@ -43,73 +43,75 @@ class Mixture:
 
 
 class Composer:
-    """Draws pictures for ever; equal seeds give equal pictures."""
+    """Draws pictures for ever from the drawings of some sources; equal seeds give equal pictures."""
 
     def __init__(
         self,
-        pictures: NDArray[np.uint8],
-        records: list[Record],
+        cache: Path,
         seed: int,
+        device: torch.device,
+        *,
+        sources: tuple[str, ...] = drawings.GENERATOR_SOURCES,
         augmentation: Augmentation = MILD,
         mixture: Mixture | None = None,
     ) -> None:
-        self.random = np.random.default_rng(seed)
-        self.pictures, self.records = pictures, records
+        self.generator, self.device = torch.Generator().manual_seed(seed), device
         self.augmentation, self.mixture = augmentation, mixture or Mixture()
-        self.of_noun: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
-        members: dict[str, list[int]] = {}
-        for index, record in enumerate(records):
-            members.setdefault(record.noun, []).append(index)
-        for noun, indices in members.items():
-            weights = np.array([records[i].weight for i in indices])
-            self.of_noun[noun] = (np.array(indices), weights / weights.sum())
-        self.animals = [animal for animal in ANIMALS if animal in members]
-        self.others = sorted(noun for noun in members if noun not in ANIMALS)
+        pictures, self.records = drawings.load(cache, sources)
+        self.pictures = torch.from_numpy(pictures).to(device)
+        self.painted = torch.tensor([r.source not in drawings.SILHOUETTES for r in self.records])
+        self.mass = self._mass()
 
-    def batch(self, size: int) -> tuple[torch.Tensor, list[str], torch.Tensor]:
+    def _mass(self) -> Tensor:
+        """How often each drawing is chosen; the last number is an empty background's."""
+        masses: dict[str, float] = {}
+        for record in self.records:
+            masses[record.noun] = masses.get(record.noun, 0.0) + record.weight
+        animals, empty = len(masses.keys() & set(ANIMALS)), self.mixture.empty
+        part = {
+            True: self.mixture.animals / animals,
+            False: (1 - empty - self.mixture.animals) / (len(masses) - animals),
+        }
+        return torch.tensor([*(part[r.noun in ANIMALS] * r.weight / masses[r.noun] for r in self.records), empty])
+
+    def batch(self, size: int) -> tuple[Tensor, list[str], Tensor]:
         """Pictures (size, 3, 64, 64) float in [0, 1], captions, labels (size,) int64."""
-        chosen = [self._choose() for _ in range(size)]
-        ground, named = zip(*(backgrounds.draw(self.random) for _ in range(size)), strict=True)
-        images = torch.from_numpy(np.stack(ground)).permute(0, 3, 1, 2).contiguous()
-        foreground = self._foreground([max(index, 0) for index in chosen])
-        alpha = foreground[:, 3:] * torch.tensor([index >= 0 for index in chosen])[:, None, None, None]
-        images = foreground[:, :3] * (alpha > 0) + images * (1 - alpha)
-        captions = [self._caption(index, words) for index, words in zip(chosen, named, strict=True)]
-        labels = [self.records[index].label if index >= 0 else len(ANIMALS) for index in chosen]
-        return images.clamp(0, 1), captions, torch.tensor(labels)
+        chosen = torch.multinomial(self.mass, size, replacement=True, generator=self.generator)
+        ground, named = backgrounds.draw(size, self.generator, self.device)
+        shown = chosen < len(self.records)
+        foreground = self._foreground(torch.where(shown, chosen, 0))
+        foreground = foreground * shown.to(self.device)[:, None, None, None]
+        images = foreground[:, :3] + ground * (1 - foreground[:, 3:])
+        indices, roll = chosen.tolist(), torch.rand(size, generator=self.generator).tolist()
+        captions = [self._caption(*facts) for facts in zip(indices, named, roll, strict=True)]
+        labels = [self.records[i].label if i < len(self.records) else len(ANIMALS) for i in indices]
+        return images.clamp(0, 1), captions, torch.tensor(labels, device=self.device)
 
-    def _choose(self) -> int:
-        """The index of a drawing, or -1 for an empty background."""
-        where = self.random.random()
-        if where < self.mixture.empty:
-            return -1
-        nouns = self.animals if where < self.mixture.empty + self.mixture.animals else self.others
-        indices, weights = self.of_noun[nouns[self.random.integers(len(nouns))]]
-        return int(self.random.choice(indices, p=weights))
-
-    def _foreground(self, indices: list[int]) -> torch.Tensor:
+    def _foreground(self, chosen: Tensor) -> Tensor:
         """Moved, coloured drawings, premultiplied by alpha: (B, 4, 64, 64), drawn at twice the size and averaged."""
-        rgba = torch.from_numpy(np.stack([self.pictures[i] for i in indices])).permute(0, 3, 1, 2).float() / 255
-        count, a, random = len(indices), self.augmentation, self.random
-        tint = 1 + random.normal(0, a.colour, (count, 1)) + random.normal(0, a.colour, (count, 3))
-        colour = (rgba[:, :3] * torch.tensor(tint, dtype=torch.float32)[:, :, None, None]).clamp(0, 1)
-        rgba = torch.cat([colour * rgba[:, 3:], rgba[:, 3:]], 1)
-        angle = np.deg2rad(random.uniform(-a.degrees, a.degrees, count))
-        size = random.uniform(*a.scale, count)
-        flip = random.choice([-1.0, 1.0], count)
-        cos, sin = np.cos(angle) / size, np.sin(angle) / size
-        shift = random.uniform(-2 * a.shift, 2 * a.shift, (2, count)) / size
-        matrix = np.stack([np.stack([flip * cos, flip * -sin, shift[0]], -1), np.stack([sin, cos, shift[1]], -1)], 1)
-        grid = functional.affine_grid(torch.tensor(matrix).float(), [count, 4, 2 * SIZE, 2 * SIZE], align_corners=False)
+        count, a = len(chosen), self.augmentation
+        random = backgrounds.Random(self.generator, self.device, count)
+        rgba = self.pictures[chosen.to(self.device)].permute(0, 3, 1, 2).float() / 255
+        tint = 1 + random.normal(a.colour, 1, 1, 1) + random.normal(a.colour, 3, 1, 1)
+        painted = self.painted[chosen].to(self.device)[:, None, None, None]
+        tint = torch.where(painted, tint, random.colour())  # silhouettes are white in the file
+        rgba = torch.cat([(rgba[:, :3] * tint).clamp(0, 1) * rgba[:, 3:], rgba[:, 3:]], 1)
+        angle, size = random.uniform(-a.degrees, a.degrees) * (np.pi / 180), random.uniform(*a.scale)
+        flip = random.integers(0, 2).to(self.device) * 2 - 1
+        cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
+        right, down = random.uniform(-2 * a.shift, 2 * a.shift, 2).unbind(1)
+        matrix = torch.stack([flip * cos, flip * -sin, right / size, sin, cos, down / size], 1).view(count, 2, 3)
+        grid = functional.affine_grid(matrix, [count, 4, 2 * SIZE, 2 * SIZE], align_corners=False)
         return functional.avg_pool2d(functional.grid_sample(rgba, grid, align_corners=False), 2)
 
-    def _caption(self, index: int, background: str) -> str:
-        if index < 0:
+    def _caption(self, index: int, background: str, roll: float) -> str:
+        """`roll` in [0, 1) decides whether the background or the style is named."""
+        if index == len(self.records):
             return "a background" if background.startswith("on") else f"nothing {background}"
         record = self.records[index]
-        subject, where = with_article(record.noun), self.random.random()
-        if where < self.mixture.background_named:
+        subject = with_article(record.noun)
+        if roll < self.mixture.background_named:
             return f"{subject} {background}"
-        if where < self.mixture.background_named + self.mixture.style_named:
-            return f"{subject}, {STYLES[record.source]} style"
+        if roll < self.mixture.background_named + self.mixture.style_named:
+            return f"{subject}, {STYLES.get(record.source, 'simple')} style"
         return subject

@@ -1,7 +1,8 @@
 """Gather the drawings: npm packages -> 96x96 RGBA pictures with a noun, a source set and a weight each.
 
-Rasterising once keeps the later stages free of SVG. The result is two files in the cache folder:
-`drawings.npy` (N, 96, 96, 4) uint8, straight alpha, and `drawings.json`, one record a drawing.
+Rasterising once keeps the later stages free of SVG. The result is one file in the cache folder, `drawings.npz`, small
+enough to travel to a machine without network: the pictures as WebP bytes, one after the other, where each ends, and
+the records as JSON.
 """
 
 import io
@@ -13,10 +14,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from multiprocessing import Pool
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from nouns import ANIMAL_OF_NAME, ANIMALS, DROPPED, OTHER_CHAPTERS, OTHER_REFUSED_WORDS
+from nouns import ANIMAL_OF_NAME, ANIMALS, DROPPED, OTHER_CHAPTERS, OTHER_REFUSED_WORDS, SILHOUETTE_SUFFIXES
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,22 +24,33 @@ SIZE = 96
 # Source set -> npm package and the version that the shipped model was trained from.
 ICON_SETS = {
     "noto": "1.2.9",
-    "noto-v1": "1.2.5",
-    "fxemoji": "1.2.2",
     "fluent-emoji": "1.2.7",
     "fluent-emoji-flat": "1.2.6",
     "twemoji": "1.2.5",
     "emojione": "1.2.3",
     "streamline-emojis": "1.2.4",
+    "noto-v1": "1.2.5",
+    "fxemoji": "1.2.2",
+    "game-icons": "1.2.4",
+    "mdi": "1.2.3",
+    "ph": "1.2.2",
 }
+# Only the gold judge sees these whole sets: neither the generator nor the first judge does.
+GOLD_SOURCES = ("noto-v1", "fxemoji", "game-icons", "mdi", "ph")
+SILHOUETTES = ("game-icons", "mdi", "ph")  # drawn in one colour, another one each time
+# How often a drawing of a set is chosen among those of its noun. An animation is one drawing in many poses.
+SOURCE_WEIGHTS = {
+    "fluent-emoji-anim": 4.0, "fluent-emoji-3d": 2.0, "fluent-emoji": 2.0, "noto": 1.5, "emojione": 0.7,
+    "streamline-emojis": 0.3,
+}  # fmt: skip
+GENERATOR_SOURCES = (*(name for name in ICON_SETS if name not in GOLD_SOURCES), "fluent-emoji-3d", "fluent-emoji-anim")
 PACKAGES = {
     **{f"@iconify-json/{name}": version for name, version in ICON_SETS.items()},
     "@lobehub/fluent-emoji-3d": "1.1.0",
     **{f"@lobehub/fluent-emoji-anim-{part}": "1.0.0" for part in (1, 2, 3, 4)},
 }
-FRAMES_PER_ANIMATION = 40
-# An animation is one drawing in many poses: together its frames weigh as much as this many drawings.
-ANIMATION_WEIGHT = 2.5
+FRAMES_PER_ANIMATION = 24
+WEBP_QUALITY = 90
 
 
 @dataclass(frozen=True)
@@ -98,16 +109,20 @@ def _noun(name: str, wanted: set[str], squashed: dict[str, str]) -> str | None:
 def _svg_jobs(packages: Path, wanted: set[str]) -> Iterator[tuple[Record, str]]:
     squashed = {name.replace(" ", ""): name for name in wanted}
     for source in ICON_SETS:
+        suffixes = SILHOUETTE_SUFFIXES if source in SILHOUETTES else ()
         icons = json.loads((packages / "@iconify-json" / source / "icons.json").read_text())
         for name, icon in icons["icons"].items():
-            noun = _noun(_plain(name), wanted, squashed)
+            plain = _plain(name)
+            for suffix in suffixes:
+                plain = plain.removesuffix(suffix)
+            noun = _noun(plain, wanted, squashed)
             if noun is None or icon.get("hidden") or (source, name) in DROPPED:
                 continue
             width = icon.get("width", icons.get("width", 16))
             height = icon.get("height", icons.get("height", 16))
             box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
             svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">{icon["body"]}</svg>'
-            yield Record(noun, source, name, 1.0), svg
+            yield Record(noun, source, name, SOURCE_WEIGHTS.get(source, 1.0)), svg.replace("currentColor", "#fff")
 
 
 def _rasterise(job: tuple[Record, str]) -> tuple[Record, NDArray[np.uint8]] | None:
@@ -122,18 +137,20 @@ def _rasterise(job: tuple[Record, str]) -> tuple[Record, NDArray[np.uint8]] | No
 
 
 def _3d_jobs(packages: Path, wanted: set[str], codes: dict[str, str]) -> Iterator[tuple[Record, Path]]:
-    for path in sorted((packages / "@lobehub" / "fluent-emoji-3d" / "assets").glob("*.webp")):
+    source = "fluent-emoji-3d"
+    for path in sorted((packages / "@lobehub" / source / "assets").glob("*.webp")):
         noun = _noun(codes.get(path.stem, ""), wanted, {})
         if noun is not None:
-            yield Record(noun, "fluent-emoji-3d", path.stem, 1.0), path
+            yield Record(noun, source, path.stem, SOURCE_WEIGHTS[source]), path
 
 
 def _animation_jobs(packages: Path, codes: dict[str, str]) -> Iterator[tuple[Record, Path]]:
+    source = "fluent-emoji-anim"
     for part in (1, 2, 3, 4):
-        for path in sorted((packages / "@lobehub" / f"fluent-emoji-anim-{part}" / "assets").glob("*.webp")):
+        for path in sorted((packages / "@lobehub" / f"{source}-{part}" / "assets").glob("*.webp")):
             animal = ANIMAL_OF_NAME.get(codes.get(path.stem, ""))
             if animal is not None:
-                yield Record(animal, "fluent-emoji-anim", path.stem, ANIMATION_WEIGHT), path
+                yield Record(animal, source, path.stem, SOURCE_WEIGHTS[source]), path
 
 
 def _open_frames(job: tuple[Record, Path]) -> list[tuple[Record, NDArray[np.uint8]]]:
@@ -163,7 +180,7 @@ def fit(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def gather(cache: Path, workers: int) -> None:
-    """Fetch, rasterise and write `drawings.npy` and `drawings.json`."""
+    """Fetch, rasterise and write `drawings.npz`."""
     packages = fetch_packages(cache)
     wanted, codes = _catalogue(packages)
     with Pool(workers) as pool:
@@ -171,14 +188,38 @@ def gather(cache: Path, workers: int) -> None:
         files = [*_3d_jobs(packages, wanted, codes), *_animation_jobs(packages, codes)]
         found += [item for items in pool.imap(_open_frames, files, 8) for item in items]
     found = [item for item in found if item[1][..., 3].any()]
-    np.save(cache / "drawings.npy", np.stack([picture for _, picture in found]))
-    (cache / "drawings.json").write_text(json.dumps([asdict(record) for record, _ in found]))
+    files_bytes = [_as_webp(picture) for _, picture in found]
+    np.savez(
+        cache / "drawings.npz",
+        webp=np.frombuffer(b"".join(files_bytes), np.uint8),
+        ends=np.cumsum([len(part) for part in files_bytes]),
+        records=np.frombuffer(json.dumps([asdict(record) for record, _ in found]).encode(), np.uint8),
+    )
     print(summary([record for record, _ in found]))
 
 
-def load(cache: Path) -> tuple[NDArray[np.uint8], list[Record]]:
-    records: list[dict[str, Any]] = json.loads((cache / "drawings.json").read_text())
-    return np.load(cache / "drawings.npy", mmap_mode="r"), [Record(**record) for record in records]
+def _as_webp(picture: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "WEBP", quality=WEBP_QUALITY, alpha_quality=WEBP_QUALITY)
+    return buffer.getvalue()
+
+
+def load_records(cache: Path) -> list[Record]:
+    with np.load(cache / "drawings.npz") as file:
+        return [Record(**record) for record in json.loads(file["records"].tobytes())]
+
+
+def load(cache: Path, sources: tuple[str, ...]) -> tuple[NDArray[np.uint8], list[Record]]:
+    """Drawings (N, 96, 96, 4), straight alpha, and records of these sources."""
+    records = load_records(cache)
+    with np.load(cache / "drawings.npz") as file:
+        webp, ends = file["webp"], file["ends"]
+    kept = [i for i, record in enumerate(records) if record.source in sources]
+    pictures = np.empty((len(kept), SIZE, SIZE, 4), np.uint8)
+    for row, i in enumerate(kept):
+        part = webp[ends[i - 1] if i else 0 : ends[i]].tobytes()
+        pictures[row] = np.asarray(Image.open(io.BytesIO(part)).convert("RGBA"))
+    return pictures, [records[i] for i in kept]
 
 
 def summary(records: list[Record]) -> str:

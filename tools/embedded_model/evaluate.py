@@ -5,12 +5,14 @@ import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from nouns import ANIMALS, with_article
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file
 from train_judge import network
 
 BATCH = 90
@@ -35,7 +37,7 @@ def generate(
         output = pipeline(
             chunk, guidance_scale=guidance, num_inference_steps=steps, eta=eta, generator=generators, output_type="pt"
         )
-        parts.append(output.images)
+        parts.append(output.images.float().cpu())
     return torch.cat(parts)
 
 
@@ -51,38 +53,41 @@ def to_image(image: torch.Tensor) -> Image.Image:
 
 
 def measure(
-    package: Path, number: int, settings: Iterable[tuple[float, int, float]]
-) -> list[dict[str, float | dict[str, float]]]:
-    """One row a setting (guidance, steps, eta): top-1 over all animals, per animal, mean JPEG kB."""
-    pipeline, judge = load_pipeline(package / "model"), network().load_judge(package)
+    package: Path, number: int, settings: Iterable[tuple[float, int, float]], device: torch.device
+) -> list[dict[str, Any]]:
+    """One row a setting (guidance, steps, eta): each judge's top-1 over all animals and per animal, mean JPEG kB."""
+    pipeline = load_pipeline(package / "model").to(device)
+    judges = {path.stem: load_judge(path) for path in sorted(package.glob("*judge.safetensors"))}
     prompts = [with_article(animal) for animal in ANIMALS for _ in range(number)]
     labels = torch.arange(len(ANIMALS)).repeat_interleave(number)
-    rows: list[dict[str, float | dict[str, float]]] = []
+    rows: list[dict[str, Any]] = []
     for guidance, steps, eta in settings:
         start = time.monotonic()
         images = generate(pipeline, prompts, guidance, steps, eta, seed=0)
-        probability = judge.probabilities(images)
-        hits = (probability.argmax(-1) == labels).float().view(len(ANIMALS), number).mean(1)
-        rows.append(
-            {
-                "guidance": guidance,
-                "steps": steps,
-                "eta": eta,
-                "top1": round(float(hits.mean()), 4),
-                "probability": round(float(probability[torch.arange(len(labels)), labels].mean()), 4),
-                "jpeg_kb": round(float(np.mean([jpeg_kb(image) for image in images])), 3),
-                "per_animal": {animal: round(float(hit), 3) for animal, hit in zip(ANIMALS, hits, strict=True)},
-            }
-        )
-        row = {key: value for key, value in rows[-1].items() if key != "per_animal"}
-        print(json.dumps(row), f"{time.monotonic() - start:.0f} s", flush=True)
+        row: dict[str, Any] = {"guidance": guidance, "steps": steps, "eta": eta}
+        for name, judge in judges.items():
+            probability = judge.probabilities(images)
+            hits = (probability.argmax(-1) == labels).float().view(len(ANIMALS), number).mean(1)
+            row[name] = round(float(hits.mean()), 4)
+            row[f"{name}_probability"] = round(float(probability[torch.arange(len(labels)), labels].mean()), 4)
+            row[f"{name}_per_animal"] = {a: round(float(hit), 3) for a, hit in zip(ANIMALS, hits, strict=True)}
+        row["jpeg_kb"] = round(float(np.mean([jpeg_kb(image) for image in images])), 3)
+        rows.append(row)
+        shown = {key: value for key, value in row.items() if not key.endswith("per_animal")}
+        print(json.dumps(shown), f"{time.monotonic() - start:.0f} s", flush=True)
     return rows
 
 
-def worst(row: dict[str, float | dict[str, float]], count: int = 10) -> str:
-    per_animal = row["per_animal"]
-    assert isinstance(per_animal, dict)
-    ordered = sorted(per_animal.items(), key=lambda item: item[1])
+def load_judge(weights: Path) -> Any:
+    """A judge from its weights and the labels beside them."""
+    judge = network().Judge(json.loads(weights.with_suffix(".json").read_text())["labels"])
+    state = load_file(weights)
+    judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    return judge.eval().requires_grad_(False)
+
+
+def worst(row: dict[str, Any], count: int = 10) -> str:
+    ordered = sorted(row["judge_per_animal"].items(), key=lambda item: float(item[1]))
     return ", ".join(f"{animal} {hit:.0%}" for animal, hit in ordered[:count])
 
 

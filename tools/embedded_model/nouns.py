@@ -17,29 +17,35 @@ _SYNONYMS = {
         "kissing cat face, pouting cat, pouting cat face, smiling cat with heart eyes,"
         "smiling cat face with heart eyes, weary cat, weary cat face"
     ),
-    "dog": "guide dog, service dog, poodle, dogside",
+    "dog": "guide dog, service dog, poodle, dogside, sitting dog, jumping dog, sniffing dog",
     "horse": "horseface",
     "monkey": (
         "monkeyface, hear no evil monkey, see no evil monkey, speak no evil monkey,monkeyhear, monkeysee, monkeyspeak"
     ),
     "rabbit": "bunny, bunnyside",
-    "bird": "black bird",
+    "spider": "long legged spider, hanging spider, angular spider",
+    "bird": "black bird, egyptian bird",
     "sheep": "ewe, ram",
     "cow": "cowface",
     "tiger": "tigerside",
     "bear": "polar bear",
     "fox": "foxcrying, foxgrin, foxheart, foxkissing, foxpouting, foxsmiling, foxtearofjoy, foxweary, foxwry",
-    "wolf": "wolfface",
-    "beetle": "lady beetle, ladybeetle",
+    "wolf": "wolfface, wolf howl",
+    "lizard": "lizard tongue",
+    "beetle": "lady beetle, ladybeetle, scarab beetle, flying beetle, bug beetle",
     "butterfly": "monarch butterfly",
     "fish": "tropical fish, tropicalfish, blowfish",
-    "whale": "spouting whale, spurtingwhale",
+    "whale": "spouting whale, spurtingwhale, sperm whale",
     "squirrel": "chipmunk",
-    "mouse": "mouseside",
+    "mouse": "mouseside, seated mouse",
+    "turtle": "sea turtle",
     "chicken": (
         "rooster, hatching chick, baby chick, front facing baby chick, babychick, hatchingchick, frontfacingchick"
     ),
+    "duck": "plastic duck",
+    "goose": "canadian goose",
     "bee": "honeybee",
+    "bat": "evil bat, swamp bat",
     "pig": "pigside",
     "camel": "two hump camel, bactriancamel, dromedarycamel",
 }
@@ -50,8 +56,15 @@ ANIMAL_OF_NAME = {
     if name.strip()
 }
 
-# These two sets draw the country's flag.
-DROPPED = {("emojione", "turkey"), ("streamline-emojis", "turkey")}
+# What the sets of silhouettes append to a plain name.
+SILHOUETTE_SUFFIXES = (" fill", " duotone", " outline", " simple", " variant", " alt", " head", " side")
+
+# Two sets draw the country's flag, others the computer's mouse.
+DROPPED = {
+    *(("emojione", "turkey"), ("streamline-emojis", "turkey"), ("mdi", "mouse")),
+    *(("mdi", "mouse-variant"), ("ph", "mouse"), ("ph", "mouse-fill"), ("ph", "mouse-duotone"), ("ph", "mouse-simple")),
+    *(("ph", "mouse-simple-fill"), ("ph", "mouse-simple-duotone")),
+}
 
 # Everything else comes from these chapters of the emoji catalogue (no people, flags, symbols, letters).
 OTHER_CHAPTERS = (

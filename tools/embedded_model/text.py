@@ -5,10 +5,12 @@ from collections import Counter
 from pathlib import Path
 
 import backgrounds
+import torch
 from compose import STYLES
 from drawings import Record
 from nouns import ANIMALS, with_article
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 LENGTH = 16
@@ -54,9 +56,16 @@ def train_tokenizer(records: list[Record], folder: Path) -> CLIPTokenizer:
     return result
 
 
-def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> list[list[int]]:
-    """Padded and cut to LENGTH, exactly as `StableDiffusionPipeline.encode_prompt` does."""
-    return tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True).input_ids
+def load_tokenizer(cache: Path) -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(cache / "tokenizer")
+
+
+def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """(len(captions), LENGTH) int64: padded and cut exactly as `StableDiffusionPipeline.encode_prompt` does."""
+    different = sorted(set(captions))
+    ids = tokenizer(different, padding="max_length", max_length=LENGTH, truncation=True).input_ids
+    rows = {caption: row for row, caption in enumerate(different)}
+    return torch.tensor(ids)[[rows[caption] for caption in captions]]
 
 
 def build_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
