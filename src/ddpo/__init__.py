@@ -11,14 +11,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ddpo.runtime.version import __version__
+
 if TYPE_CHECKING:
     from ddpo.config import TrainConfig, load_config
     from ddpo.embedded import embedded_model
     from ddpo.runtime.errors import DDPOError
     from ddpo.training.run import resume, train
     from ddpo.training.run_loop import TrainResult
-
-__version__ = "0.1.0"
 
 _PLACES = {
     "DDPOError": "ddpo.runtime.errors",

@@ -64,7 +64,7 @@ def _show_warning(
 
 def _version(shown: bool) -> None:
     if shown:
-        from ddpo import __version__
+        from ddpo.runtime.version import __version__
 
         typer.echo(f"ddpo {__version__}")
         raise typer.Exit

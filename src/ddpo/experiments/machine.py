@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ddpo import __version__
 from ddpo.experiments.definition import Scale
+from ddpo.runtime.version import __version__
 
 _ASK_TORCH = "import torch; [print(torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())]"
 

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
-from ddpo import __version__
 from ddpo.config import TrainConfig
 from ddpo.policies.parameters import load_training, save_parameters
 from ddpo.runs.checkpoints import Checkpoint, Checkpoints, checkpoint_name
 from ddpo.runtime.errors import CheckpointError, DDPOError
+from ddpo.runtime.version import __version__
 from ddpo.training.iteration import Metrics
 from ddpo.training.trainer import Trainer
 

@@ -17,7 +17,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from ddpo import __version__
 from ddpo.rewards import NamedReward, reward_entries
 from ddpo.rewards.remote.pictures import PngError, open_png, pixels_of
 from ddpo.rewards.remote.protocol import (
@@ -34,6 +33,7 @@ from ddpo.rewards.server import Limits
 from ddpo.rewards.server.batching import Batcher, Sample
 from ddpo.rewards.server.gate import Gate
 from ddpo.runtime.errors import RewardError
+from ddpo.runtime.version import __version__
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "The token is missing or wrong"},
