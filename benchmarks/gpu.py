@@ -15,11 +15,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from architectures import SMALLER, saved_pipeline
-from report import Case, Run, share_of_matrix_rate, summary
+from report import Case, summary
 from settings import Settings
 from throughput import PROMPTS, Bench, processor
 
@@ -39,12 +40,12 @@ class Sizes:
     batch: int = 16
     batches: tuple[int, ...] = (8, 16, 32, 64, 128)
     precisions: tuple[str, ...] = PRECISIONS
-    trained: tuple[str, ...] = ("LoRA", "full")
+    full: bool = True
     embedded_iterations: int = 200
 
 
-TINY = Sizes(samples=4, steps=2, batch=2, batches=(1,), precisions=("fp32",), trained=("LoRA",), embedded_iterations=1)
-"""To try everything out without a GPU."""
+TINY = Sizes(samples=4, steps=2, batch=2, batches=(), precisions=(), full=False, embedded_iterations=0)
+"""To try it out without a GPU: one iteration, which is measured as all others are, and the bare pipeline."""
 
 
 def options() -> argparse.Namespace:
@@ -88,48 +89,42 @@ class Measurements:
         """Yield what is to be measured, what matters most first."""
         sizes, full = self.sizes, self.settings
         lora = replace(full, lora_rank=4)
-        whole = {"LoRA": lora, "full": full}
-        for precision in sizes.precisions:
-            few = replace(lora, samples=sizes.batch, updates=1, precision=precision)
-            yield f"ratio audit, LoRA, {precision}", lambda few=few: self._audit(few)  # type: ignore[misc]
-        for name in sizes.trained:
-            yield f"iteration, {name}", lambda name=name: self._iteration(whole[name])  # type: ignore[misc]
+        few = replace(lora, samples=sizes.batch, updates=1)
+        audits = {f"ratio audit, LoRA, {each}": replace(few, precision=each) for each in sizes.precisions}
+        yield from self._runs(audits | {"iteration, LoRA": lora} | ({"iteration, full": full} if sizes.full else {}))
         yield "bare diffusers pipeline", self._bare_pipeline
-        for batch in sizes.batches:
-            one = replace(lora, samples=batch, updates=1, steps=2, sample_batch=batch, train_batch=batch)
-            yield f"memory, LoRA, batch {batch}", lambda one=one: self._memory(one)  # type: ignore[misc]
-        yield "embedded model", self._embedded
-        for precision in sizes.precisions:
-            if precision != full.precision:
-                other = replace(lora, precision=precision, samples=max(sizes.batch, sizes.samples // 4))
-                yield f"iteration, LoRA, {precision}", lambda other=other: self._iteration(other)  # type: ignore[misc]
+        yield from self._runs(
+            {
+                f"memory, LoRA, batch {batch}": replace(
+                    few, samples=batch, steps=2, sample_batch=batch, train_batch=batch
+                )
+                for batch in sizes.batches
+            }
+        )
+        if sizes.embedded_iterations:
+            yield "embedded model", self._embedded
+        fewer = replace(lora, samples=max(sizes.batch, sizes.samples // 4))
+        others = [each for each in sizes.precisions if each != full.precision]
+        yield from self._runs({f"iteration, LoRA, {each}": replace(fewer, precision=each) for each in others})
 
-    def _run(self, settings: Settings) -> Run:
-        return self.bench.run("ddpo", settings, f"{settings.precision}, rank {settings.lora_rank}")
-
-    def _audit(self, settings: Settings) -> dict[str, Any]:
-        measured = self._run(settings).measurement
-        return {"ratio_error": measured.ratio_error, "noise_floor": measured.noise_floor, "clip": 1e-4}
+    def _runs(self, settings: dict[str, Settings]) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+        for name, each in settings.items():
+            yield name, partial(self._iteration, each)
 
     def _iteration(self, settings: Settings) -> dict[str, Any]:
-        """Return the seconds of an iteration and, by steps and samples, of the paper's."""
-        run = self._run(settings)
+        """Return seconds, memory and the audit of an iteration and, by steps and samples, the paper's seconds."""
+        run = self.bench.run("ddpo", settings, f"{settings.precision}, rank {settings.lora_rank}")
         figures = summary(Case("", runs=[run]), "ddpo")
         by_steps = figures["seconds"]["rollout"] + figures["seconds"]["update"]
         others = figures["seconds"]["total"] - by_steps
         share = PAPER_SAMPLES / settings.samples
-        figures["paper_iteration_seconds"] = share * (by_steps * PAPER_STEPS / settings.steps + others)
-        figures["share_of_matrix_rate"] = share_of_matrix_rate(run)
-        return {"settings": _shown(settings), **figures}
-
-    def _memory(self, settings: Settings) -> dict[str, Any]:
-        run = self._run(settings)
-        measured, seconds = run.measurement, run.measurement.seconds[0]
-        memory = measured.peak_device_memory_GB or measured.peak_memory_GB
-        samples = settings.samples
         return {
-            "memory_GB": memory,
-            **{f"{name}_s_a_sample": seconds[name] / samples for name in ("rollout", "update")},
+            "settings": {name: value for name, value in asdict(settings).items() if name not in ("model", "prompts")},
+            **figures,
+            "paper_iteration_seconds": share * (by_steps * PAPER_STEPS / settings.steps + others),
+            "ratio_error": run.measurement.ratio_error,
+            "noise_floor": run.measurement.noise_floor,
+            "clip": 1e-4,
         }
 
     def _bare_pipeline(self) -> dict[str, Any]:
@@ -161,7 +156,6 @@ class Measurements:
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder, "run")
             settings = [f"iterations={iterations}", f"device={self.chosen.device}", "evaluation.every=20"]
-            settings += ["samples_per_iteration=8", "evaluation.number=4"] if self.chosen.tiny else []
             command = [sys.executable, "-m", "ddpo", "train", *settings, "--quiet", "--output", str(run)]
             start = time.perf_counter()
             done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -174,10 +168,6 @@ class Measurements:
             "first": rows[0],
             "last": rows[-1],
         }
-
-
-def _shown(settings: Settings) -> dict[str, Any]:
-    return {name: value for name, value in asdict(settings).items() if name not in ("model", "prompts")}
 
 
 def measure_all(chosen: argparse.Namespace) -> Path:

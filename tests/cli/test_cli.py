@@ -56,7 +56,7 @@ def test_train_sample_and_repeat(tiny_pipeline, tmp_path):
         (["model=./nowhere"], "there is no folder nowhere"),
         (["emoji-compresibility"], "There is no recipe 'emoji-compresibility'. Did you mean 'emoji-compressibility'?"),
         (["missing.yaml"], "There is no configuration file missing.yaml"),
-        (["precision=fp8"], "precision: must be 'fp32', 'bf16', 'fp16' or 'auto'"),
+        (["precision=fp8"], "precision: must be 'fp32', 'tf32', 'bf16', 'fp16' or 'auto'"),
         (["device=cuda:7"], "device: there is no 'cuda:7' here"),
         (["tracker=trackio"], "tracker: the package trackio is not installed"),
         (["learning_rate=.inf"], "learning_rate: must be a finite number"),

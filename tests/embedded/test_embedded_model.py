@@ -94,7 +94,9 @@ def test_a_lora_trained_on_it_draws_the_same_in_stock_diffusers(tmp_path):
 
 def test_the_minimal_example_raises_its_reward(request, capsys):
     example = runpy.run_path(request.config.rootpath / "examples" / "minimal.py")
-    example["main"].__globals__.update(ITERATIONS=4, LEARNING_RATE=1.5e-3)  # in a third of its time
+    example["main"].__globals__.update(
+        ITERATIONS=4, SAMPLES=24, BATCH=24, LEARNING_RATE=1.5e-3
+    )  # in a third of its time
     example["main"]()
     rows = re.findall(r"redness ([+-]\d\.\d+) ± (\d\.\d+)", capsys.readouterr().out)
     reward, error = np.array(rows, dtype=float).T

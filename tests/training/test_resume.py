@@ -52,7 +52,7 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(
-    ("phase", "at"), [("fixed samples", 2), ("rollout", 3), ("rollout", 4), ("reward", 5), ("update", 8), ("update", 2)]
+    ("phase", "at"), [("fixed samples", 2), ("rollout", 3), ("reward", 5), ("update", 8), ("update", 2)]
 )
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tiny_config, whole, algorithm, phase, at):
     config = tiny_config(**SETTINGS, **ALGORITHMS[algorithm])
