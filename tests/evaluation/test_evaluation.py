@@ -94,8 +94,7 @@ def test_metrics_of_an_evaluation():
     assert Evaluation(3, None, {"r": np.array([1.0])}, None).metrics == {"evaluation/r/mean": 1.0}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize(("precision", "rank"), [("fp32", None), ("fp32", 2), ("bf16", None)])
 def test_the_divergence_starts_at_exactly_0_and_grows_with_training(tiny_config, precision, rank):
     # 3 samples in batches of 2: the last batch is filled up
     config = tiny_config(

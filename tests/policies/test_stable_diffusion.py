@@ -209,7 +209,11 @@ def _open(file):
 
 @pytest.mark.parametrize(
     ("prediction_type", "set_alpha_to_one", "rank", "precision"),
-    list(itertools.product(["epsilon", "v_prediction"], [True, False], [None, 2], ["fp32", "bf16"])),
+    # half of all: any three settings meet in every way, and the fourth takes turns
+    [
+        (prediction_type, alpha, rank, "bf16" if (prediction_type == "epsilon") ^ alpha ^ (rank is None) else "fp32")
+        for prediction_type, alpha, rank in itertools.product(["epsilon", "v_prediction"], [True, False], [None, 2])
+    ],
 )
 def test_every_kind_of_pipeline_trains(tiny_config, prediction_type, set_alpha_to_one, rank, precision):
     config = tiny_config(
