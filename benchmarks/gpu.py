@@ -176,7 +176,8 @@ def measure_all(chosen: argparse.Namespace) -> Path:
     target = chosen.output / f"{chosen.date}-{chosen.machine}-gpu.json"
     chosen.output.mkdir(parents=True, exist_ok=True)
     about = {"machine": chosen.machine, "date": chosen.date, "processor": processor(chosen.device)}
-    result: dict[str, Any] = {"about": about | {"command": "benchmarks/gpu.sh", "architecture": chosen.architecture}}
+    about |= {"command": f"benchmarks/gpu.sh {chosen.machine}", "architecture": chosen.architecture}
+    result: dict[str, Any] = {"about": about}
     for name, work in measurements.all():
         start = time.monotonic()
         if start - begin > 60 * chosen.minutes:

@@ -22,7 +22,11 @@ def drawn(conv_policy, ddim_config):
 
 def noise_of(policy, pairs):
     """Return the noise in the log-probabilities, nats."""
-    return noise_floor(policy, lambda shifted: replay(shifted, pairs).log_prob_N.detach().double())
+
+    def log_prob_of(one):
+        return replay(one, pairs).log_prob_N.detach()
+
+    return noise_floor(policy, log_prob_of, log_prob_of(policy))
 
 
 def test_a_prediction_on_a_grid_has_the_noise_of_the_grid(drawn, monkeypatch):

@@ -224,7 +224,7 @@ class TestAgainstARealRun:
         monkeypatch.setattr(UNet2DConditionModel, "forward", counting)
         train(settings)
         assert rows[True] == settings.iterations * plan.training.rows
-        noise = 4 * plan.training.rows // plan.training.number if settings.algorithm.needs_steps else 0
+        noise = 3 * plan.training.rows // plan.training.number if settings.algorithm.needs_steps else 0
         assert rows[False] == settings.iterations * plan.rollout.rows + plan.fixed_rows + noise
 
     @pytest.mark.parametrize("rank", [None, 2])

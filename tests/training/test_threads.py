@@ -6,11 +6,12 @@ import pytest
 import torch
 from quiet_runs import resume, train
 
+from ddpo.core.prompt import Prompt
 from ddpo.runtime import processes
 from ddpo.runtime.errors import ConfigError
 from ddpo.runtime.processes import Runtime
 from ddpo.training import threads
-from ddpo.training.threads import fastest
+from ddpo.training.threads import choose_threads, fastest
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +54,15 @@ def test_the_choice_is_recorded_and_a_run_that_goes_on_keeps_it(tiny_config, mon
     assert torch.get_num_threads() == 2
 
 
-def test_measuring_leaves_no_gradient_and_changes_no_result(tiny_config, tmp_path, monkeypatch):
+def test_measuring_leaves_no_gradient(conv_policy, ddim_config, monkeypatch):
+    policy = conv_policy(ddim_config(), steps=3)
+    monkeypatch.setattr(threads, "fastest", lambda work, most: work() or 1)
+    assert choose_threads(policy, Prompt("a cat"), 2, Runtime(device="cpu", threads=1)) == 1
+    assert policy.rows_seen == [2]
+    assert all(parameter.grad is None for parameter in policy.parameters())
+
+
+def test_measuring_changes_no_result(tiny_config, tmp_path, monkeypatch):
     one = train(tiny_config(threads=1, output=tmp_path / "one")).metrics
     monkeypatch.setattr(threads, "AVAILABLE_THREADS", 2)
     monkeypatch.setattr(threads, "fastest", lambda work, most: work() or 1)

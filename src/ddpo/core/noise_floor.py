@@ -35,11 +35,11 @@ class ShiftedInputs:
         return self._policy.predict(x * (1 + self._shift * direction), time_B, conditioning, guided=guided)
 
 
-def noise_floor(policy: Policy, ratio_of: Callable[[Any], Tensor]) -> Tensor:
-    """Return the noise in each pair's importance ratio `(N,)`; `ratio_of` a policy gives the ratios.
+def noise_floor(policy: Policy, ratio_of: Callable[[Any], Tensor], here_N: Tensor) -> Tensor:
+    """Return the noise in each pair's importance ratio `(N,)`; `ratio_of` a policy gives the ratios, `here_N` of this.
 
     The second difference over inputs moved to and fro: what the shift does to exact arithmetic cancels, and the
     rounding of three passes, which is independent, is left; divided by sqrt(6) it is that of one.
     """
-    forth_N, here_N, back_N = (ratio_of(ShiftedInputs(policy, shift)).double() for shift in (SHIFT, 0.0, -SHIFT))
-    return (forth_N - 2 * here_N + back_N).abs() / 6**0.5
+    forth_N, back_N = (ratio_of(ShiftedInputs(policy, shift)).double() for shift in (SHIFT, -SHIFT))
+    return (forth_N - 2 * here_N.double() + back_N).abs() / 6**0.5

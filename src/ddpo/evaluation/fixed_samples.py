@@ -117,10 +117,9 @@ class Evaluator:
         scores = self._scored(policy, samples)
         medium = policy.medium
         divergence = None
-        if self._measure_divergence and not iteration:
-            divergence = 0.0
-        elif self._measure_divergence:
-            divergence = float(kl_to_base(policy, trajectory, batch_size=self._batch_size).mean())
+        if self._measure_divergence:  # before training it is that of the base model from itself
+            kl_B = kl_to_base(policy, trajectory, batch_size=self._batch_size) if iteration else np.zeros(1)
+            divergence = float(kl_B.mean())
         return Evaluation(iteration, medium.thumbnails(samples), scores, medium.diversity(samples), divergence)
 
     def _scored(self, policy: Policy, samples: Tensor) -> dict[str, NDArray[np.float64]]:

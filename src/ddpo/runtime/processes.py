@@ -193,11 +193,13 @@ class Runtime:
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     """Yield the parameters in groups of about `BUCKET` numbers, so that their gradients are copied a part at a time."""
     bucket: list[nn.Parameter] = []
+    size = 0
     for parameter in parameters:
         bucket.append(parameter)
-        if sum(each.numel() for each in bucket) >= BUCKET:
+        size += parameter.numel()
+        if size >= BUCKET:
             yield bucket
-            bucket = []
+            bucket, size = [], 0
     if bucket:
         yield bucket
 
@@ -211,8 +213,8 @@ def out_of_memory(error: BaseException) -> bool:
 def _suitable_precision(device: torch.device) -> str:
     """Return the fast arithmetic that log-probabilities bear: `fp16` on CUDA, `bf16` on a CPU with units for it.
 
-    bfloat16 has eight times the rounding error of float16: with the latents of Stable Diffusion that is more than the
-    clip range (docs/performance.md).
+    bfloat16 has eight times the rounding error of float16: by reckoning, more than the paper's clip range with the
+    latents of Stable Diffusion (docs/performance.md).
     """
     if device.type == "cuda":
         return "fp16"

@@ -82,9 +82,10 @@ def measure_noise(algorithm: Algorithm, policy: Policy, minibatch: Batch, rows: 
         return {}
     batch = next(minibatch.split(rows))
     with torch.no_grad():
-        if RATIO not in algorithm.loss(policy, batch)[1]:
+        metrics = algorithm.loss(policy, batch)[1]
+        if RATIO not in metrics:
             return {}
-        noise_N = noise_floor(policy, lambda shifted: algorithm.loss(shifted, batch)[1][RATIO])
+        noise_N = noise_floor(policy, lambda shifted: algorithm.loss(shifted, batch)[1][RATIO], metrics[RATIO])
     noise = float(np.sqrt(np.mean(runtime.gather([float(noise_N.square().mean())]))))
     if noise > clip / 2 and runtime.is_main:
         log.warning(
