@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 PROMPTS = tuple(f"a {animal}" for animal in ("cat", "dog", "bear", "lion", "wolf", "fox", "goat", "hen"))
 DEFAULTS: dict[str, dict[str, Any]] = {
     "embedded": {
-        "samples": 64, "steps": 10, "guidance": 3.0, "precision": "fp32", "batch_size": 32, "iterations": 3,
+        "samples": 64, "steps": 10, "guidance": 3.0, "precision": "fp32", "batch_size": 16, "iterations": 3,
         "repeats": 3, "systems": "ddpo,trl",
     },
     "small": {
