@@ -15,6 +15,7 @@ from ddpo.media.diversity import diversity
 from ddpo.prompts import load_prompts
 from ddpo.rewards import load_reward
 from ddpo.runs.folder import RunFolder
+from ddpo.runtime.processes import Runtime
 from ddpo.training.run import train
 
 MEASURED = {"number": 3, "every": 1, "kl_to_base": True, "rewards": ["jpeg-incompressibility"]}
@@ -119,7 +120,8 @@ def test_measuring_changes_no_weight_and_no_picture(tiny_config, precision):
     source, reward = load_prompts(["a cat", "a dog"]), load_reward("jpeg-compressibility")
 
     def evaluation(measure: bool) -> Evaluation:
-        evaluator = Evaluator(source, [reward], number=3, seed=0, batch_size=2, measure_divergence=measure)
+        settings = {"number": 3, "seed": 0, "batch_size": 2, "measure_divergence": measure}
+        evaluator = Evaluator(source, [reward], runtime=Runtime(device="cpu", threads=1), **settings)
         return evaluator.evaluate(policy, 1)
 
     plain, measured = evaluation(False), evaluation(True)

@@ -9,6 +9,7 @@ from ddpo.core.randomness import Stream, sample_seeds
 from ddpo.evaluation.fixed_samples import Evaluator
 from ddpo.prompts import from_list
 from ddpo.rewards import load_reward
+from ddpo.runtime.processes import Runtime
 
 
 def brightness(images, prompts, metadata):
@@ -21,7 +22,7 @@ def policy(conv_policy, ddim_config):
 
 
 def evaluator(**changes):
-    settings = {"number": 4, "seed": 7, "batch_size": 3} | changes
+    settings = {"number": 4, "seed": 7, "batch_size": 3, "runtime": Runtime(device="cpu", threads=1)} | changes
     return Evaluator(from_list(["a cat", "an owl"]), [load_reward(brightness)], **settings)
 
 

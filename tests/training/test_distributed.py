@@ -28,7 +28,9 @@ WORKER = textwrap.dedent(
     weights = sum(p.double().sum().item() for p in __import__("safetensors.torch").torch.load_file(
         next(result.folder.model.glob("*.safetensors"))).values())
     file = pathlib.Path(f"result-{os.environ['RANK']}.json")
-    file.write_text(json.dumps({"metrics": result.metrics, "weights": weights}))
+    moments = (result.before, result.after)
+    fixed = [{name: score_B.tolist() for name, score_B in each.scores.items()} for each in moments]
+    file.write_text(json.dumps({"metrics": result.metrics, "weights": weights, "fixed": fixed}))
     """
 )
 
@@ -50,15 +52,23 @@ def in_two_processes(config, folder):
 def test_two_processes_make_the_run_of_one(tiny_config, tmp_path):
     # The same samples with the same seeds, one update on all of them: averaged over two processes the gradient is
     # that of one process up to the order of float32 sums, and so are rewards and weights.
-    # A callback, which only the main process calls, ends the run for both.
+    # A callback, which only the main process calls, ends the run for both. The fixed samples, one fewer in the second
+    # process than in the first, are those of one process in their order.
     (tmp_path / "mine.py").write_text("def stop(moment):\n    if moment.iteration == 2:\n        moment.stop('here')\n")
     callbacks = [f"{tmp_path / 'mine.py'}:stop"]
-    alone = train(tiny_config(updates_per_iteration=1, lora={"rank": 2}, iterations=9, callbacks=callbacks))
+    evaluation = {"number": 3, "kl_to_base": True}
+    alone = train(
+        tiny_config(updates_per_iteration=1, lora={"rank": 2}, iterations=9, callbacks=callbacks, evaluation=evaluation)
+    )
     results = in_two_processes(alone.folder.config, tmp_path)
     assert [len(each["metrics"]) for each in results] == [2, 2]
     for ours, theirs in zip(alone.metrics, results[0]["metrics"], strict=True):
         for name in ("reward/mean", "reward/standard_error", "gradient_norm", "kl/step"):
             np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-3, atol=1e-9)
+    for ours, *theirs in zip([alone.before, alone.after], *(each["fixed"] for each in results), strict=True):
+        for name, score_B in ours.scores.items():
+            assert theirs[0][name] == theirs[1][name]
+            np.testing.assert_allclose(score_B, theirs[0][name], rtol=2e-3)
 
 
 def test_a_process_that_keeps_no_sample_of_a_regression_takes_part(tiny_config, tmp_path):
@@ -120,8 +130,8 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_returned():
 @pytest.mark.parametrize(
     ("samples", "where", "saved", "scored"),
     [
-        (16, "len(prompts) == 4", "iteration-000001-unfinished", [4, 0]),  # the first of two
-        (8, "calls.count(2) == 2", "iteration-000001", None),  # the fixed samples after the first iteration
+        (16, "os.environ['RANK'] == '1' and len(prompts) == 4", "iteration-000001-unfinished", [4, 0]),  # one of two
+        (8, "calls.count(2) == 2", "iteration-000001", None),  # fixed samples, which the main process scores
     ],
 )
 def test_a_reward_that_fails_in_one_process_ends_all_with_its_message(
@@ -130,7 +140,7 @@ def test_a_reward_that_fails_in_one_process_ends_all_with_its_message(
     (tmp_path / "my.py").write_text(
         "import os\n\ncalls = []\n\n\ndef reward(images, prompts, metadata):\n"
         "    calls.append(len(prompts))\n"
-        f"    if os.environ['RANK'] == '1' and {where}:\n"
+        f"    if {where}:\n"
         "        raise ValueError('only here')\n"
         "    return images.mean((1, 2, 3))\n"
     )

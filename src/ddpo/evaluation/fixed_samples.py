@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from ddpo.report.grid import draw_before_after, draw_grid, draw_tiles, tile_colu
 from ddpo.rewards import LoadedReward, Scorer
 from ddpo.runs.folder import RunFolder
 from ddpo.runtime.errors import DDPOError, RewardError
+from ddpo.runtime.processes import Runtime
 
 
 @dataclass(frozen=True)
@@ -64,19 +66,23 @@ class Evaluator:
         number: int,
         seed: int,
         batch_size: int,
+        runtime: Runtime,
         measure_divergence: bool = False,
         barrier: Callable[[DDPOError | None], None] = lambda problem: None,
         left_out: Sequence[str] = (),
     ) -> None:
         """`rewards` are the trained reward and the others to measure, scored in that order.
 
-        With `measure_divergence` that from the base model is measured too. `barrier` is called between batches and
-        after scoring, with what went wrong if anything did, which it raises in every process; it may also raise to end
-        an evaluation. `left_out` says why other rewards were left out before.
+        The processes of `runtime` draw equal parts of the samples; the main one scores them all. With
+        `measure_divergence` that from the base model is measured too. `barrier` is called between batches and after
+        scoring, with what went wrong if anything did, which it raises in every process; it may also raise to end an
+        evaluation. `left_out` says why other rewards were left out before.
         """
         self._prompts: list[Prompt] = source.fixed(number)
         self._seeds = sample_seeds(seed, Stream.FIXED_SAMPLE, 0, range(number))
-        self._batch_size = even_batch(number, batch_size)
+        self._runtime = runtime
+        self._own = runtime.part(number)
+        self._batch_size = even_batch(len(self._own), batch_size)
         self._measure_divergence = measure_divergence
         self._barrier = barrier
         self._scorer = Scorer(rewards[:1], rewards[1:])
@@ -108,30 +114,34 @@ class Evaluator:
         """
         trajectory = rollout(
             policy,
-            policy.encode(self._prompts),
-            self._seeds,
+            policy.encode([self._prompts[index] for index in self._own]),
+            [self._seeds[index] for index in self._own],
             batch_size=self._batch_size,
             progress=lambda done: self._barrier(None),
         )
-        samples = policy.decode(trajectory.final)
+        kl_B = torch.zeros(len(self._own))
+        if self._measure_divergence and iteration:  # before training it is that of the base model from itself
+            kl_B = kl_to_base(policy, trajectory, batch_size=self._batch_size)
+        parts = self._runtime.gather([(policy.decode(trajectory.final), kl_B)])
+        samples, kl_S = (torch.cat(each)[: len(self._seeds)] for each in zip(*parts, strict=True))
         scores = self._scored(policy, samples)
+        divergence = float(kl_S.mean()) if self._measure_divergence else None
         medium = policy.medium
-        divergence = None
-        if self._measure_divergence:  # before training it is that of the base model from itself
-            kl_B = kl_to_base(policy, trajectory, batch_size=self._batch_size) if iteration else np.zeros(1)
-            divergence = float(kl_B.mean())
         return Evaluation(iteration, medium.thumbnails(samples), scores, medium.diversity(samples), divergence)
 
     def _scored(self, policy: Policy, samples: Tensor) -> dict[str, NDArray[np.float64]]:
         """Return what every reward gives the samples; a failure of the trained one is raised in every process."""
         texts, metadata = self.texts, [prompt.metadata for prompt in self._prompts]
-        try:
-            scores = self._scorer.combine([self._scorer.score(policy.medium, samples, texts, metadata)], texts)
-        except RewardError as error:
-            self._barrier(error)
-            raise
-        self._barrier(None)
-        return scores
+        scores, problem = [], None
+        if self._runtime.is_main:
+            try:
+                scores = [self._scorer.combine([self._scorer.score(policy.medium, samples, texts, metadata)], texts)]
+            except RewardError as error:
+                problem = error
+        self._barrier(problem)
+        if problem is not None:
+            raise problem
+        return self._runtime.gather(scores)[0]
 
     def write(self, folder: RunFolder, evaluation: Evaluation) -> None:
         """Write the grid with captions, the bare pictures, and the record of what was measured."""

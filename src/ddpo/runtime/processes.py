@@ -89,9 +89,17 @@ class Runtime:
         """
         if number % self.processes:
             raise ConfigError(f"{what}: {number} samples do not divide by the {self.processes} processes of this run.")
-        size = number // self.processes
+        own = self.part(number)
+        return range(own[0], own[0] + len(own))
+
+    def part(self, number: int) -> list[int]:
+        """Return the indices of this process's part of `number` items.
+
+        The parts are equal, and follow each other: where the number does not divide, the last index is repeated.
+        """
+        size = -(-number // self.processes)
         first = int(self._accelerator.process_index) * size
-        return range(first, first + size)
+        return [min(index, number - 1) for index in range(first, first + size)]
 
     def gather(self, items: Sequence[T]) -> list[T]:
         """Return the items of all processes in order of process."""

@@ -247,6 +247,7 @@ class _Start:
             number=config.evaluation.number,
             seed=config.seed,
             batch_size=config.batch_size,
+            runtime=self._runtime,
             measure_divergence=config.evaluation.kl_to_base,
             barrier=trainer.coordinator.barrier,
             left_out=self._left_out,
