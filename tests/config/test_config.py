@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from ddpo.config import TrainConfig, load_config, parse_config, recipes
+from ddpo.config.changes import changes
 from ddpo.runtime.errors import ConfigError
 
 
@@ -67,6 +68,22 @@ def test_runs_are_named_after_what_they_train():
 
 def test_numbers_in_yaml_without_a_point_are_numbers():
     assert load_config(None, ["learning_rate=1e-4"]).learning_rate == 1e-4  # YAML 1.1 reads 1e-4 as text
+
+
+def test_guidance_must_begin_before_it_ends():
+    assert parse_config({"guidance_interval": [0.2, 1]}).guidance_interval == (0.2, 1.0)
+    with pytest.raises(ConfigError, match=r"guidance_interval: guidance would end at 0\.2, before it begins at 0\.5"):
+        parse_config({"guidance_interval": [0.5, 0.2]})
+    with pytest.raises(ConfigError, match=r"guidance_interval\.1: "):
+        parse_config({"guidance_interval": [0.5, 2]})
+
+
+def test_a_setting_that_came_since_is_a_change_only_where_it_is_not_its_default():
+    before, now = (parse_config({"model": "mine"}).model_dump(mode="json") for _ in range(2))
+    del before["guidance_interval"]
+    assert changes(before, now) == []
+    [change] = changes(before, now | {"guidance_interval": [0.0, 0.5]})
+    assert str(change) == "guidance_interval: [0.0, 1.0] -> [0.0, 0.5]"
 
 
 def test_a_file_that_is_not_a_mapping_is_refused(tmp_path):

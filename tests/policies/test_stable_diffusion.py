@@ -12,6 +12,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 
 from ddpo.config import parse_config
 from ddpo.core.kernel import ddim
+from ddpo.core.minibatches import shuffled_pairs
 from ddpo.core.prompt import Prompt
 from ddpo.core.rollout import denoising_step, replay, rollout
 from ddpo.core.trajectory import Pairs
@@ -20,7 +21,7 @@ from ddpo.policies import PolicySettings
 from ddpo.policies.loading import ModelSource
 from ddpo.policies.lora import LoRA
 from ddpo.policies.stable_diffusion import StableDiffusionPolicy
-from ddpo.runtime.errors import ModelError
+from ddpo.runtime.errors import ConfigError, ModelError
 from ddpo.training.run import train
 
 CAT, DOG = Prompt("a cat"), Prompt("a dog")
@@ -92,6 +93,58 @@ def test_replay_is_exact_before_the_first_update(tiny_pipeline, rank, precision,
     error = ((replayed - pairs.log_prob_N) / trajectory.dimensions).exp() - 1
     assert error.abs().max() <= 1e-5
     assert replayed.requires_grad
+
+
+class TestGuidanceInterval:
+    INTERVAL = (0.25, 0.5)  # of four steps the second alone
+
+    def test_draws_the_pictures_of_stock_diffusers_with_a_changing_scale(self, tiny_pipeline):
+        def rescale(pipeline, step, time, tensors):
+            pipeline._guidance_scale = 3.0 if step + 1 == 1 else 1.0 + 1e-9  # 1 itself changes the number of rows
+            return tensors
+
+        folder = tiny_pipeline()
+        ours = draw(load(folder, guidance_interval=self.INTERVAL), PROMPTS, [3, 4, 5], batch_size=2)
+        stock = StableDiffusionPipeline.from_pretrained(folder)
+        call = partial(stock, callback_on_step_end=rescale)
+        call.set_progress_bar_config = stock.set_progress_bar_config
+        theirs = stock_pictures(call, PROMPTS, [3, 4, 5], guidance_scale=1.0 + 1e-9)
+        np.testing.assert_allclose(ours.permute(0, 2, 3, 1).numpy(), theirs, atol=2e-5)
+        everywhere = draw(load(folder), PROMPTS, [3, 4, 5], batch_size=2)
+        assert not torch.allclose(ours, everywhere, atol=1e-3)
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_replay_is_exact_though_its_batches_mix_guided_and_other_steps(self, tiny_pipeline, precision):
+        policy = load(tiny_pipeline(), guidance_interval=self.INTERVAL, precision=precision)
+        trajectory = rollout(policy, policy.encode(PROMPTS), [0, 1, 2], batch_size=3)
+        for pairs in every_pair(trajectory).split(3):
+            assert torch.equal(replay(policy, pairs).log_prob_N, pairs.log_prob_N)
+
+    def test_steps_outside_need_one_row_a_sample(self, tiny_pipeline):
+        policy, rows = load(tiny_pipeline(), guidance_interval=self.INTERVAL), []
+        policy.network.register_forward_pre_hook(lambda network, arguments: rows.append(len(arguments[0])))
+        trajectory = rollout(policy, policy.encode(PROMPTS), [0, 1, 2], batch_size=3)
+        assert rows == [3, 6, 3, 3]
+        rows.clear()
+        [minibatch] = shuffled_pairs(trajectory, torch.zeros(3), number=1, generator=torch.Generator())
+        for pairs in minibatch.split(3):
+            replay(policy, pairs)
+        assert rows == [3, 6, 3, 3]  # pairs of one step lie together
+
+    def test_noisier_times_than_the_first_step_are_guided_with_it(self, tiny_pipeline):
+        # Regression trains at any time of the forward process, not at the sampler's steps alone.
+        policy = load(tiny_pipeline(), guidance_interval=(0, 0.5))
+        assert policy.kernel.time(torch.tensor([0])) < 999
+        x, embeddings = torch.randn(2, *policy.sample_shape), policy.encode([CAT, CAT])
+        noisy, clean = torch.full((2,), 999), torch.full((2,), 1)
+        guided = load(tiny_pipeline()).predict(x, noisy, embeddings, guided=True)
+        assert torch.equal(policy.predict(x, noisy, embeddings, guided=True), guided)
+        alone = policy.predict(x, clean, embeddings, guided=False)
+        assert torch.equal(policy.predict(x, clean, embeddings, guided=True), alone)
+
+    def test_an_interval_without_a_step_is_refused(self, tiny_pipeline):
+        with pytest.raises(ConfigError, match=r"guidance_interval: it holds none of the 4 steps; widen it"):
+            load(tiny_pipeline(), guidance_interval=(0.51, 0.6))
 
 
 def test_cfg_training_false_keeps_the_density_and_holds_the_unconditional_branch_fixed(tiny_pipeline):

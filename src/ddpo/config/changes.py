@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ddpo.config.tree import TrainConfig
 from ddpo.runs.configurations import flatten
 from ddpo.runtime.errors import ConfigError
 
@@ -37,8 +38,11 @@ class Change:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """Return the settings that differ, by dotted path; where the run goes does not count."""
-    flats = flatten(before), flatten(now)
+    """Return the settings that differ, by dotted path; where the run goes does not count.
+
+    A setting that the package did not have before had what is now its default.
+    """
+    flats = flatten(TrainConfig().model_dump(mode="json") | dict(before)), flatten(now)
     keys = [key for key in dict.fromkeys([*flats[0], *flats[1]]) if key not in ("name", "output")]
     rows = [Change(key, *(flat.get(key, "unset") for flat in flats)) for key in keys]
     return [row for row in rows if row.before != row.now]

@@ -6,7 +6,7 @@ Defaults are the paper's (F.1, F.3, F.6) wherever the paper states a value.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
@@ -21,6 +21,7 @@ from ddpo.runtime.errors import nearest
 from ddpo.runtime.plugins import is_plugin
 
 SAMPLERS = ("ddim", "ancestral")
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
@@ -150,6 +151,9 @@ class TrainConfig(_Section):
     """The denoising run."""
     guidance_scale: float = Field(default=5.0, ge=1)
     """Classifier-free guidance weight w (eq. 5) in rollout and replay; 1: no guidance."""
+    guidance_interval: tuple[Share, Share] = (0.0, 1.0)
+    """Shares of the denoising run at which guidance begins and ends; outside, the network is evaluated once a sample
+    and not twice."""
     cfg_training: bool = True
     """Train through both branches of the guided prediction (G.1)."""
     advantage: Advantage = Advantage()
@@ -212,6 +216,13 @@ class TrainConfig(_Section):
     @classmethod
     def _algorithm_by_name(cls, value: Any) -> Any:
         return algorithm_section(value)
+
+    @field_validator("guidance_interval")
+    @classmethod
+    def _begins_before_it_ends(cls, interval: tuple[float, float]) -> tuple[float, float]:
+        if interval[0] >= interval[1]:
+            raise ValueError(f"guidance would end at {interval[1]:g}, before it begins at {interval[0]:g}")
+        return interval
 
     @field_validator("stop_when")
     @classmethod

@@ -44,8 +44,9 @@ def shuffled_pairs(
 ) -> Iterator[Pairs]:
     """Yield the `number` minibatches of one inner epoch: equal parts of the shuffled samples.
 
-    Each holds all (sample, step) pairs of its samples, every sample's steps in an order of its own, of which the
-    first `timestep_fraction` is kept (at least one step).
+    Each holds (sample, step) pairs of its samples: of every sample's steps, in an order of its own, the first
+    `timestep_fraction` is kept (at least one step). They are sorted by step, so that what goes through the network
+    together is alike: a policy may treat steps differently.
     """
     B, L = trajectory.log_prob_BL.shape
     kept = max(1, round(L * timestep_fraction))
@@ -53,8 +54,9 @@ def shuffled_pairs(
     index_BK = torch.stack([torch.randperm(L, generator=generator)[:kept] for _ in range(B)])
     device = trajectory.states.device
     for sample_b in order_B.chunk(number):
-        sample_N = sample_b.repeat_interleave(kept).to(device)
-        yield Pairs(trajectory, sample_N, index_BK[sample_b].flatten().to(device), advantage_B)
+        index_N, order_N = index_BK[sample_b].flatten().sort(stable=True)
+        sample_N = sample_b.repeat_interleave(kept)[order_N]
+        yield Pairs(trajectory, sample_N.to(device), index_N.to(device), advantage_B)
 
 
 @dataclass(frozen=True)

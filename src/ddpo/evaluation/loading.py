@@ -67,6 +67,7 @@ def policy_settings(config: TrainConfig, device: torch.device, *, sampling_only:
     return PolicySettings(
         kernel=kernel_factory(config.sampler),
         guidance_scale=config.guidance_scale,
+        guidance_interval=config.guidance_interval,
         cfg_training=config.cfg_training,
         precision=config.precision,
         lora=config.lora.model_copy(update={"rank": None}) if sampling_only else config.lora,

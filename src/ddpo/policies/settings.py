@@ -32,6 +32,8 @@ class PolicySettings:
     """Makes the kernel on the model's noise schedule."""
     guidance_scale: float = 5.0
     """w of eq. 5; 1 switches guidance off."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Shares of the denoising run at which guidance begins and ends."""
     cfg_training: bool = True
     """Train the guided prediction through both branches (G.1). False: replay holds the unconditional one fixed, and
     regression trains the conditional one alone."""

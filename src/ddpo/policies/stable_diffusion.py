@@ -21,7 +21,7 @@ from ddpo.policies.loading import ModelSource, load_pipeline
 from ddpo.policies.lora import add_adapter, save_adapter
 from ddpo.policies.schedule import read_schedule
 from ddpo.policies.settings import DTYPES, PolicySettings
-from ddpo.runtime.errors import DDPOWarning, ModelError
+from ddpo.runtime.errors import ConfigError, DDPOWarning, ModelError
 
 DECODE_BATCH = 8
 """Latents decoded at a time."""
@@ -42,7 +42,7 @@ class StableDiffusionPolicy(NetworkPolicy):
 
         Raises:
             ModelError: the UNet takes more than the latents (inpainting, depth) or LoRA targets match nothing.
-            ConfigError: sampler settings under which no step has a likelihood.
+            ConfigError: sampler settings under which no step has a likelihood, or none is guided.
         """
         self._settings, self._pipeline = settings, pipeline
         self._unet, self._vae = pipeline.unet, pipeline.vae
@@ -70,6 +70,7 @@ class StableDiffusionPolicy(NetworkPolicy):
         shape = (channels, height, width)
         super().__init__(self._unet, kernel, schedule, shape, settings.device, keep_base=keep_base)
         self.trains_guidance = settings.cfg_training
+        self._first_guided, self._last_guided = self._guided_times()
 
     @classmethod
     def from_source(
@@ -146,6 +147,18 @@ class StableDiffusionPolicy(NetworkPolicy):
     def _guided(self) -> bool:
         return self._settings.guidance_scale != 1.0
 
+    def _guided_times(self) -> tuple[float, float]:
+        """Return the noisiest and the cleanest time at which the prediction is guided.
+
+        Raises:
+            ConfigError: the interval holds none of the steps.
+        """
+        times = self.kernel.time(torch.arange(len(self.kernel))).tolist()
+        begin, end = (round(share * len(times)) for share in self._settings.guidance_interval)
+        if begin >= end:
+            raise ConfigError(f"guidance_interval: it holds none of the {len(times)} steps; widen it.")
+        return times[begin] if begin else torch.inf, times[end - 1] if end < len(times) else -torch.inf
+
     @torch.no_grad()
     def _embed(self, texts: Sequence[str]) -> list[Tensor]:
         """Return the embedding of each prompt; the text encoder is on a GPU no longer than that."""
@@ -177,9 +190,24 @@ class StableDiffusionPolicy(NetworkPolicy):
             )
 
     def predict(self, x: Tensor, time_B: Tensor, conditioning: Conditioning, *, guided: bool) -> Tensor:
-        """Return the prediction at latents `x` `(B, C, H, W)`, float32; guided w eps(x, c) + (1 - w) eps(x) (eq. 5)."""
+        """Return the prediction at latents `x` `(B, C, H, W)`, float32; guided w eps(x, c) + (1 - w) eps(x) (eq. 5).
+
+        Outside the guidance interval it is eps(x, c). A prediction is of B or of 2 B rows whatever its neighbours are,
+        so that replay computes what rollout did.
+        """
         if not (guided and self._guided):
             return self._forward(x, time_B, conditioning["prompt"])
+        if self._settings.guidance_interval == (0, 1):
+            return self._guided_forward(x, time_B, conditioning)
+        guided_B = (time_B <= self._first_guided) & (time_B >= self._last_guided)
+        if guided_B.all():
+            return self._guided_forward(x, time_B, conditioning)
+        conditional = self._forward(x, time_B, conditioning["prompt"])
+        if not guided_B.any():
+            return conditional
+        return torch.where(guided_B.view(-1, 1, 1, 1), self._guided_forward(x, time_B, conditioning), conditional)
+
+    def _guided_forward(self, x: Tensor, time_B: Tensor, conditioning: Conditioning) -> Tensor:
         unconditional, conditional = self._forward(
             torch.cat([x, x]),
             torch.cat([time_B, time_B]),

@@ -10,6 +10,7 @@ from operator import itemgetter
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ddpo.algorithms import Algorithm
 from ddpo.core.experience import Array, State
@@ -25,6 +26,8 @@ from ddpo.training.iteration import Metrics
 from ddpo.training.metrics import RATIO, PairMetrics
 
 log = logging.getLogger(__name__)
+NOISE_PARTS = 4
+"""Microbatches of the first minibatch whose noise is measured, with three passes each."""
 
 
 def check_samples(trajectory: Trajectory, policy: Policy, prompts: Sequence[Prompt], first: int) -> None:
@@ -72,21 +75,22 @@ def check_pairs(pairs: PairMetrics, prompts: Sequence[Prompt], first: int, runti
 
 
 def measure_noise(algorithm: Algorithm, policy: Policy, minibatch: Batch, rows: int, runtime: Runtime) -> Metrics:
-    """Return the noise of the arithmetic in the importance ratio, a standard deviation, from one microbatch of `rows`.
+    """Return the noise of the arithmetic in the importance ratio, a standard deviation.
 
-    Warns above half of the clip, where the noise alone clips one pair in twenty. Nothing for an algorithm without a
-    ratio. All processes call this.
+    It is that of a few microbatches of `rows`, spread over the minibatch, whose pairs may be sorted by step. Warns
+    above half of the clip, where the noise alone clips one pair in twenty. Nothing for an algorithm without a ratio.
+    All processes call this.
     """
     clip = 10 * algorithm.ratio_tolerance(math.prod(policy.sample_shape))
     if math.isinf(clip):
         return {}
-    batch = next(minibatch.split(rows))
-    with torch.no_grad():
-        metrics = algorithm.loss(policy, batch)[1]
-        if RATIO not in metrics:
+    parts, squares = list(minibatch.split(rows)), []
+    for place in sorted({round(place) for place in np.linspace(0, len(parts) - 1, NOISE_PARTS)}):
+        noise_N = _noise_of(algorithm, policy, parts[place])
+        if noise_N is None:
             return {}
-        noise_N = noise_floor(policy, lambda shifted: algorithm.loss(shifted, batch)[1][RATIO], metrics[RATIO])
-    noise = float(np.sqrt(np.mean(runtime.gather([float(noise_N.square().mean())]))))
+        squares.append(float(noise_N.square().mean()))
+    noise = float(np.sqrt(np.mean(runtime.gather(squares))))
     if noise > clip / 2 and runtime.is_main:
         log.warning(
             "The arithmetic moves the importance ratio by %.2g at random, more than half of the clip, %.2g: the clip "
@@ -95,6 +99,14 @@ def measure_noise(algorithm: Algorithm, policy: Policy, minibatch: Batch, rows: 
             clip,
         )
     return {"ratio/noise_floor": noise}
+
+
+@torch.no_grad()
+def _noise_of(algorithm: Algorithm, policy: Policy, batch: Batch) -> Tensor | None:
+    metrics = algorithm.loss(policy, batch)[1]
+    if RATIO not in metrics:
+        return None
+    return noise_floor(policy, lambda shifted: algorithm.loss(shifted, batch)[1][RATIO], metrics[RATIO])
 
 
 def check_replay(pairs: PairMetrics, tolerance: float, kernel: Kernel, runtime: Runtime) -> Metrics:
