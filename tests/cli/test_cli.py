@@ -53,7 +53,7 @@ def test_train_sample_and_repeat(tiny_pipeline, tmp_path):
         (["reward=jpeg-compresibility"], "Unknown reward 'jpeg-compresibility'. Did you mean 'jpeg-compressibility'?"),
         (["reward=nothing.py:here"], "nothing.py"),
         (["prompts=simple-animal"], "Unknown prompts 'simple-animal'. Did you mean 'simple-animals'?"),
-        (["model=./nowhere"], "there is no folder nowhere"),
+        (["emoji-judge", "model=./nowhere"], "there is no folder nowhere"),
         (["emoji-compresibility"], "There is no recipe 'emoji-compresibility'. Did you mean 'emoji-compressibility'?"),
         (["missing.yaml"], "There is no configuration file missing.yaml"),
         (["precision=fp8"], "precision: must be 'fp32', 'tf32', 'bf16', 'fp16' or 'auto'"),
@@ -87,6 +87,10 @@ def test_list_names_everything():
     assert "judge" in rewards
     assert "simple-animals" not in rewards
     assert ddpo("list", "reward").returncode == 2
+    of_lora = ddpo("list", "settings", "lora").stdout
+    assert "lora.rank" in of_lora
+    assert "sampler.steps" not in of_lora
+    assert "Did you mean 'lora.rank'?" in ddpo("list", "settings", "lorra").stderr
 
 
 def test_list_says_what_each_reward_needs():

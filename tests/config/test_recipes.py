@@ -228,3 +228,16 @@ def test_a_file_that_extends_itself_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="extends itself"):
         load_config(write(tmp_path / "mine.yaml", {"extends": "mine.yaml"}).name)
+
+
+def test_another_model_without_a_recipe_has_the_settings_of_its_family_not_of_the_toy(caplog):
+    caplog.set_level("INFO", logger="ddpo")
+    config = load_config(None, ["model=someone/model", "reward=my.py:redness"])
+    assert (config.lora.rank, config.sampler.steps, config.learning_rate, config.batch_size) == (4, 50, 3e-4, 8)
+    assert config.evaluation.rewards == []
+    assert config.name == "redness"
+    assert "the recipe 'stable-diffusion', made for models such as someone/model" in caplog.text
+    named = load_config("stable-diffusion", ["model=someone/model", "reward=my.py:redness"])
+    assert named == config
+    assert load_config(None, ["model=embedded"]) == load_config(None)
+    assert load_config("emoji-judge", ["model=someone/model"]).sampler.steps == 10

@@ -20,7 +20,7 @@ ADVANTAGES = ("running", "batch", "group", "leave-one-out")
 class Advantage(BaseModel):
     """Normalisation of rewards for policy gradients."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     name: str = "running"
     """`running`: per-prompt running mean and std; `batch`; `group` and `leave-one-out` need samples_per_prompt > 1; or

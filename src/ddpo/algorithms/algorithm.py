@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Algorithm(BaseModel):
     """The seam that training knows every algorithm by."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     name: str
     """As in a configuration."""

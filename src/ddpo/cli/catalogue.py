@@ -16,15 +16,23 @@ if TYPE_CHECKING:
 def list_names(
     what: Annotated[
         str | None,
-        typer.Argument(metavar="[recipes|rewards|combinators|prompts|algorithms|models]", help="Default: all."),
+        typer.Argument(
+            metavar="[recipes|rewards|combinators|prompts|algorithms|models|settings]",
+            help="Default: all but the settings.",
+        ),
     ] = None,
+    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Settings that begin so, such as lora.")] = "",
 ) -> None:
-    """List what can be named in a configuration."""
+    """List what can be named in a configuration, and its settings."""
     from ddpo.runtime.errors import nearest
 
+    if what == "settings":
+        _print_settings(prefix)
+        return
     catalogue = _catalogue()
     if what is not None and what not in catalogue:
-        raise ConfigError(f"There is no list '{what}'.{nearest(what, catalogue)} Known: {', '.join(catalogue)}.")
+        known = [*catalogue, "settings"]
+        raise ConfigError(f"There is no list '{what}'.{nearest(what, known)} Known: {', '.join(known)}.")
     for heading in catalogue if what is None else [what]:
         entries = list(catalogue[heading])
         width = max(len(name) for name, _ in entries)
@@ -51,6 +59,22 @@ def _catalogue() -> dict[str, Iterable[tuple[str, str]]]:
         "algorithms": [(name, first_line(kind)) for name, kind in ALGORITHMS.items()],
         "models": KNOWN_MODELS.items(),
     }
+
+
+def _print_settings(prefix: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ddpo.config.reference import settings
+    from ddpo.runtime.errors import nearest
+
+    found = [setting for setting in settings() if setting.key.startswith(prefix)]
+    if not found:
+        raise ConfigError(f"No setting begins with '{prefix}'.{nearest(prefix, [each.key for each in settings()])}")
+    table = Table("setting", "default", "what it is", box=None, pad_edge=False)
+    for setting in found:
+        table.add_row(setting.key, setting.default, setting.text)
+    Console().print(table, markup=False)
 
 
 def _needs(reward: Entry) -> str:

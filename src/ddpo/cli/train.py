@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ddpo.runtime.errors import ConfigError
+from ddpo.runtime.logs import shown_by
 
 if TYPE_CHECKING:
     from ddpo.training.run_loop import TrainResult
@@ -39,7 +41,8 @@ def train(
     extra = next((argument for argument in given if "=" not in argument), None)
     if extra is not None:
         raise ConfigError(f"'{extra}': give one recipe or file, first, and then settings as key=value.")
-    config = load_config(source, given)
+    with shown_by(partial(typer.echo, err=True)):
+        config = load_config(source, given)
     if output is not None:
         config = config.model_copy(update={"output": output})
     if dry_run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,12 +22,16 @@ from ddpo.config.layers import (
 from ddpo.config.reading import read_yaml
 from ddpo.config.tree import TrainConfig
 from ddpo.config.validation import parse_config
+from ddpo.policies.loading import EMBEDDED
 from ddpo.rewards import names_rewards
 from ddpo.runtime.errors import ConfigError, ModelError
 from ddpo.runtime.plugins import load_object
 
+log = logging.getLogger(__name__)
 DEFAULT_RECIPE = "emoji-compressibility"
 """What `ddpo train` runs when given nothing."""
+RECIPE_OF_OTHER_MODELS = "stable-diffusion"
+"""What it runs when given another model than the embedded one and no recipe."""
 _ALGORITHM_KEYS = ("algorithm", "algorithm.name")
 """Overrides that name the algorithm."""
 _WHOLE = ("reward", "prompts", "policy", "callbacks")
@@ -46,8 +51,8 @@ def load_config(
     short) drops the section's other settings, which belong to the former name. A file may build on another recipe
     (`extends: NAME`) and say what an algorithm brings along when it is the one that runs (`algorithms: {NAME: ...}`).
     `settings` are more overrides, by key, as plain values; a mapping changes what it holds of a section. Without a
-    source the default recipe is meant, but where a policy of the user's own is named, or `defaults` are given, those
-    settings (`defaults` of the policy) on top of the built-in ones.
+    source the recipe of the model is meant, but where a policy of the user's own is named, or
+    `defaults` are given, those settings (`defaults` of the policy) on top of the built-in ones.
 
     Raises:
         ConfigError: no such recipe or file, malformed YAML or override, or a configuration that cannot run.
@@ -56,13 +61,13 @@ def load_config(
     if source is None and defaults is None:
         defaults = _defaults_of_policy(changes)
     if defaults is None:
-        name = str(source) if source is not None else DEFAULT_RECIPE
+        name = str(source) if source is not None else _default_recipe(changes)
         levels, stem = read_levels(name), Path(name).stem
     else:
         levels, stem = [level_of(dict(defaults))], "run"
     own = algorithm_of(levels)
     recipe = compose(levels, own)
-    tree = compose(levels, _named_algorithm(changes) or own)
+    tree = compose(levels, _named("algorithm", changes) or own)
     for keys, value in _without_superseded(changes):
         _apply(tree, keys, value)
     if tree.get("name") is None:
@@ -81,17 +86,32 @@ def with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConf
     tree = config.model_dump()
     tree["algorithm"] = config.algorithm.model_dump()
     changes = _flat(settings)
-    if _named_algorithm(changes) not in (None, config.algorithm.name):
+    if _named("algorithm", changes) not in (None, config.algorithm.name):
         tree["updates_per_iteration"] = None  # the former algorithm's
     for keys, value in changes:
         _apply(tree, keys, value)
     return parse_config(shortened(tree))
 
 
+def _default_recipe(changes: Sequence[tuple[str, Any]]) -> str:
+    """Return the recipe of a run that names none: that of the embedded model, or the one for other models."""
+    model = _named("model", changes)
+    if model in (None, EMBEDDED):
+        return DEFAULT_RECIPE
+    recipe = RECIPE_OF_OTHER_MODELS
+    log.info("Settings that are not given are those of the recipe '%s', made for models such as %s.", recipe, model)
+    return recipe
+
+
+def _named(section: str, changes: Sequence[tuple[str, Any]]) -> str | None:
+    """Return the name that the changes give a section last, if they do."""
+    names = [name_of(value) for key, value in changes if key in (section, f"{section}.name")]
+    return next((name for name in reversed(names) if name is not None), None)
+
+
 def _defaults_of_policy(changes: Sequence[tuple[str, Any]]) -> Mapping[str, Any] | None:
     """Return the settings that a policy of the user's own brings along; None where there is no such policy."""
-    names = [name_of(value) for keys, value in changes if keys in ("policy", "policy.name")]
-    name = next((name for name in reversed(names) if name is not None), None)
+    name = _named("policy", changes)
     return None if name is None else getattr(load_object(name, "policy", ModelError), "defaults", {})
 
 
@@ -103,12 +123,6 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
         whole = not isinstance(value, Mapping) or "name" in value or path in _WHOLE
         rows += [(path, value)] if whole else _flat(value, f"{path}.")
     return rows
-
-
-def _named_algorithm(changes: Sequence[tuple[str, Any]]) -> str | None:
-    """Return the algorithm that is named last, if any is."""
-    names = [name_of(value) for key, value in changes if key in _ALGORITHM_KEYS]
-    return next((name for name in reversed(names) if name is not None), None)
 
 
 def _without_superseded(changes: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:

@@ -33,7 +33,7 @@ WITHOUT = {"safety_checker": None, "feature_extractor": None, "image_encoder": N
 class ModelSource(BaseModel):
     """Where the model comes from."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     name: str = EMBEDDED
     """`embedded`, a folder in diffusers format, or a hub id such as `CompVis/stable-diffusion-v1-4`."""

@@ -19,7 +19,7 @@ ADAPTER = "default"
 class LoRA(BaseModel):
     """Which weights a low-rank adapter is put on; `rank` null trains the whole network."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     rank: int | None = Field(default=None, ge=1)
     """Rank of the adapters; null: full fine-tuning, as in the paper."""
