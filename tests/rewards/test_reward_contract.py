@@ -30,6 +30,7 @@ def run(function, number=5):
         torch.arange(5.0, requires_grad=True),
         [torch.tensor(float(i)) for i in range(5)],
         [[i] for i in range(5)],
+        (torch.arange(5), {"seconds": 3}),  # as rewards of TRL and ddpo-pytorch return them
     ],
     ids=repr,
 )
@@ -75,7 +76,7 @@ def test_a_wrong_shape_is_refused(scores):
         "12345",
         np.zeros(5, dtype=complex),
         [[1], [1, 2], [], [], []],
-        (np.zeros(5), {}),
+        (np.zeros(5), "details"),
     ],
     ids=repr,
 )

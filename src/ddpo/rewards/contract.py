@@ -211,8 +211,12 @@ def _check_finite(name: str, score_B: Array, prompts: Sequence[str], first_index
 def to_scores(scores: object, number: int) -> Array:
     """Return what a reward returned for `number` samples as a new float64 array `(number,)`.
 
+    Of a pair `(scores, {...})`, which other codes' rewards return, the scores.
+
     Raises RewardError, saying what came instead.
     """
+    if isinstance(scores, tuple) and len(scores) == 2 and isinstance(scores[1], Mapping):
+        scores = scores[0]
     expected = f"a reward returns one number per sample, here {number}"
     try:
         array = np.asarray(_to_host(scores))
