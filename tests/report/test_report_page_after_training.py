@@ -37,4 +37,4 @@ def test_a_report_that_fails_is_said_and_the_run_stays(tiny_config, monkeypatch,
     result = train(tiny_config(), display=display)
     assert result.folder.model.is_dir()
     assert not result.folder.report.exists()
-    assert [text for text in display.said if "report was not written" in text and str(error) in text]
+    assert [text for text in display.said if "was not written" in text and str(error) in text]

@@ -12,6 +12,7 @@ import typer
 from ddpo.cli.catalogue import list_names
 from ddpo.cli.doctor import doctor
 from ddpo.cli.evaluate import evaluate
+from ddpo.cli.push import push
 from ddpo.cli.report import report
 from ddpo.cli.reproduce import reproduce
 from ddpo.cli.resume import resume
@@ -87,6 +88,7 @@ app.command(epilog="Example: ddpo sample runs/emoji-compressibility --prompt 'a 
 app.command(epilog="Example: ddpo reproduce figure-3 --seeds 1 --budget 0.25")(reproduce)
 app.command(epilog="Example: ddpo evaluate runs/emoji-compressibility --prompts activities --seeds 8")(evaluate)
 app.command(epilog="Example: ddpo report runs/emoji-compressibility")(report)
+app.command(epilog="Example: ddpo push runs/red my-name/red-lora --private")(push)
 app.command(epilog="Example: ddpo doctor aesthetic-lora batch_size=4; ddpo doctor runs/emoji-compressibility")(doctor)
 app.add_typer(reward_app, name="reward")
 app.command("list", epilog="Example: ddpo list rewards")(list_names)

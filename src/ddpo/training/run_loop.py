@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from ddpo.config import TrainConfig
 from ddpo.core.policy import Policy
 from ddpo.evaluation.fixed_samples import Evaluation, Evaluator
+from ddpo.report.card import write_card
 from ddpo.report.curve import draw_curve
 from ddpo.report.page import write_page
 from ddpo.report.progress import Display
@@ -218,12 +219,13 @@ class RunLoop:
             draw_curve(self.metrics, self.folder.curve, title=title, label=self.trainer.reward.label)
 
     def _write_report(self) -> None:
-        """Write the run as one page; whatever goes wrong with it is said and does not take the trained model along."""
+        """Write the run as one page, and the model's card; what goes wrong does not take the trained model along."""
         try:
             write_page([self.folder.read()], self.folder.report)
+            write_card(self.folder)
         except Exception as error:
             log.warning(
-                "The report was not written: %s: %s. `ddpo report %s` writes it again.",
+                "The report, or the model's card, was not written: %s: %s. `ddpo report %s` writes the report again.",
                 type(error).__name__,
                 error,
                 self.folder.path,
