@@ -12,6 +12,7 @@ import typer
 from ddpo.cli.catalogue import list_names
 from ddpo.cli.doctor import doctor
 from ddpo.cli.evaluate import evaluate
+from ddpo.cli.new import new
 from ddpo.cli.push import push
 from ddpo.cli.report import report
 from ddpo.cli.reproduce import reproduce
@@ -81,6 +82,7 @@ def _options(
 app.command(epilog="Example: ddpo train reward=my.py:redness prompts=my.txt learning_rate=1e-4 --output runs/red")(
     train
 )
+app.command(epilog="Example: ddpo new red --model path/to/my-model --reward my.py:redness --prompts my.txt")(new)
 app.command(epilog="Example: ddpo resume runs/emoji-compressibility iterations=40")(resume)
 app.command(epilog="Example: ddpo sample runs/emoji-compressibility --prompt 'a fox' --number 9 --output foxes.png")(
     sample
