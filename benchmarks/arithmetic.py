@@ -1,6 +1,7 @@
 """Measure what docs/performance.md says of arithmetic and layout, on one thread, and print it as tables.
 
 python benchmarks/arithmetic.py
+python benchmarks/arithmetic.py --compile    # torch.compile too, which takes minutes and a C++ compiler
 
 The noise floor of log-probabilities in each arithmetic, and the processor time of a UNet's pass with channels first and
 last, with fused and plain attention. Processor time, not the clock's: other work on the machine disturbs it little.
@@ -8,6 +9,7 @@ last, with fused and plain attention. Processor time, not the clock's: other wor
 
 from __future__ import annotations
 
+import argparse
 import copy
 import time
 from statistics import median
@@ -72,7 +74,38 @@ def variants(unet: Any) -> dict[str, Any]:
     return {"first, fused": unet, "last, fused": last, "last, plain": plain}
 
 
+def print_compiled(name: str, unet: Any) -> None:
+    """Print what torch.compile makes of a UNet, and how long that takes."""
+    plain = copy.deepcopy(unet).to(memory_format=torch.channels_last)
+    compiled = torch.compile(copy.deepcopy(plain))
+    start = time.perf_counter()
+    for backward in (False, True):
+        milliseconds(compiled, backward=backward)
+    seconds = time.perf_counter() - start
+    for backward in (False, True):
+        pairs = [[milliseconds(one, backward=backward) for one in (plain, compiled)] for _ in range(REPEATS)]
+        before, after = (median(times) for times in zip(*pairs, strict=True))
+        row = f"{name}, {'with gradient' if backward else 'forward'}"
+        print(f"| {row} | {before:.3g} | {after:.3g} ({after / before - 1:+.0%}) | {seconds:.0f} s |", flush=True)
+
+
+def adamw_milliseconds(unet: Any, **options: bool) -> float:
+    """Return the processor time of a step of AdamW on all weights."""
+    parameters, times = list(unet.parameters()), []
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-9, **options)
+    for _ in range(1 + REPEATS):
+        start = time.process_time()
+        optimizer.step()
+        times.append(1000 * (time.process_time() - start))
+    return median(times[1:])
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compile", action="store_true", help="torch.compile too")
+    with_compile = parser.parse_args().compile
     torch.set_num_threads(1)
     print(f"{processor('cpu')}, torch {torch.__version__}")
     print("\n| noise, nats | standard deviation | largest |\n|---|---|---|")
@@ -89,6 +122,13 @@ def main() -> None:
             cells = " | ".join(f"{value:.3g} ({value / first - 1:+.0%})" for value in others)
             row = f"{name}, {'with gradient' if backward else 'forward'}"
             print(f"| {row} | {first:.3g} ms a row | {cells} |", flush=True)
+    print("\n| UNet | AdamW, a step | fused |\n|---|---|---|")
+    for name, unet in unets().items():
+        print(f"| {name} | {adamw_milliseconds(unet):.1f} ms | {adamw_milliseconds(unet, fused=True):.1f} ms |")
+    if with_compile:
+        print("\n| UNet, pass | ms a row | compiled | to compile both |\n|---|---|---|---|")
+        for name, unet in unets().items():
+            print_compiled(name, unet)
 
 
 if __name__ == "__main__":
