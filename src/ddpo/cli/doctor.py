@@ -107,10 +107,14 @@ def _look_at_run(path: Path, as_json: bool) -> bool:
 
 def print_diagnosis(diagnosis: Diagnosis) -> None:
     """Print what was found in a run, signs first, and what that comes to."""
+    from ddpo.report.wording import count
+
     run = diagnosis.run
-    planned = f" of {run.planned:,}" if run.planned not in (None, run.done) else ""
+    told = count(run.done, "iteration")
+    if run.planned is not None and run.planned != run.done:
+        told = f"{run.done:,} of {count(run.planned, 'iteration')}"
     typer.secho(
-        f"{run.name}: {run.done:,}{planned} iterations, trained on {run.trained_reward or 'an unknown reward'}\n",
+        f"{run.name}: {told}, trained on {run.trained_reward or 'an unknown reward'}\n",
         bold=True,
     )
     for problem in run.problems:

@@ -88,8 +88,8 @@ def _print_result(result: TrainResult) -> None:
         console.print(f"pictures  {folder.before_after}")
     console.print(f"curve     {folder.curve}\nmodel     {folder.model}")
     if folder.report.is_file():
-        console.print(f"report    {folder.report}")
-    prompt = f" --prompt {shlex.quote(result.prompts[0])}" if result.prompts[0] else ""
+        console.print(f"report    {folder.report.resolve().as_uri()}")
+    prompt = f" --prompt {shlex.quote(_most_improved(result))}" if any(result.prompts) else ""
     console.print(f"try it    ddpo sample {folder.path}{prompt} --number 9", highlight=False)
     loaders = {
         "config.json": f"UNet2DConditionModel.from_pretrained('{folder.model}')",
@@ -98,3 +98,9 @@ def _print_result(result: TrainResult) -> None:
     for file, loader in loaders.items():
         if (folder.model / file).is_file():
             console.print(f"diffusers {loader}", highlight=False)
+
+
+def _most_improved(result: TrainResult) -> str:
+    """Return the prompt of the fixed sample whose trained reward has risen most."""
+    trained = next(iter(result.after.scores))
+    return result.prompts[int((result.after.scores[trained] - result.before.scores[trained]).argmax())]

@@ -17,6 +17,7 @@ from ddpo.core.rollout import even_batch, rollout
 from ddpo.evaluation.divergence import kl_to_base
 from ddpo.prompts import Prompt, PromptSource
 from ddpo.report.grid import draw_before_after, draw_grid, draw_tiles, tile_columns
+from ddpo.report.wording import count
 from ddpo.rewards import LoadedReward, Scorer
 from ddpo.runs.folder import RunFolder
 from ddpo.runtime.errors import DDPOError, RewardError
@@ -147,7 +148,7 @@ class Evaluator:
         """Write the grid with captions, the bare pictures, and the record of what was measured."""
         files = folder.sample_files(evaluation.iteration)
         if evaluation.thumbnails is not None:
-            title = f"after {evaluation.iteration} iterations" if evaluation.iteration else "before training"
+            title = f"after {count(evaluation.iteration, 'iteration')}" if evaluation.iteration else "before training"
             draw_grid(evaluation.thumbnails, self._captions(evaluation), files.grid, title=title)
             draw_tiles(evaluation.thumbnails, files.tiles)
         folder.write_sample_record(evaluation.iteration, self._record(evaluation, files.tiles.name))

@@ -12,7 +12,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from ddpo.report.fixed_samples import change
-from ddpo.report.wording import with_interval
+from ddpo.report.wording import count, with_interval
 from ddpo.runs.folder import RunFolder
 from ddpo.runs.record import RunRecord
 from ddpo.runtime.version import __version__
@@ -27,7 +27,7 @@ _TEMPLATE = """\
 
 {{ base }} fine-tuned by reinforcement learning to score higher: {{ run.label(run.trained_reward or "reward") }}.
 Trained with ddpo {{ version }} by {{ algorithm }} ([Black et al., 2023](https://arxiv.org/abs/2305.13301)):
-{{ run.done }} iterations{{ ", " + queries + " reward queries" if queries }}.
+{{ count(run.done, "iteration") }}{{ ", " + queries + " reward queries" if queries }}.
 {% if changes %}
 
 | {{ number }} samples, same prompts and seeds | before | after | change |
@@ -112,6 +112,7 @@ def model_card(run: RunRecord, pictures: Sequence[tuple[str, str]], *, source: s
         version=__version__,
         algorithm=str(_value(config, "algorithm.name")).upper(),
         queries=queries,
+        count=count,
         changes=[found for reward in rewards if (found := change(run, reward)) is not None],
         number=len(prompts),
         with_interval=with_interval,

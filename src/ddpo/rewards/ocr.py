@@ -98,7 +98,8 @@ def _load(side: int, threads: int) -> Callable[[Picture], str]:
         import cv2
         from rapidocr import RapidOCR
     except ImportError as error:
-        raise RewardError(f"RapidOCR cannot be imported ({error}); pip install 'ddpo[ocr]'.") from error
+        advice = "pip install -e '.[ocr]' in a clone of ddpo"
+        raise RewardError(f"RapidOCR cannot be imported ({error}); {advice}.") from error
     cv2.setNumThreads(threads)
     reader = RapidOCR(
         params={

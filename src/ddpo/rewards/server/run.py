@@ -55,7 +55,8 @@ def check_packages() -> None:
     missing = [package for package in ("fastapi", "uvicorn") if find_spec(package) is None]
     if missing:
         raise ServingError(
-            f"A reward server needs {' and '.join(missing)}, which this environment lacks: pip install 'ddpo[serve]'."
+            f"A reward server needs {' and '.join(missing)}, which this environment lacks: "
+            "pip install -e '.[serve]' in a clone of ddpo."
         )
 
 
