@@ -136,7 +136,8 @@ def test_callbacks_by_path(file):
         ),
         (
             {"sampler": "ddmi"},
-            "sampler: name 'ddmi' is unknown. Did you mean 'ddim'? Known: ddim, ancestral, or your own as "
+            "sampler: name 'ddmi' is unknown. Did you mean 'ddim'? Known: ddim, ancestral, flow-sde, flow-ddim, "
+            "flow-dance, flow-cps, or your own as "
             "path/to/file.py:function.",
         ),
         (

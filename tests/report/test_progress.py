@@ -104,6 +104,22 @@ def test_the_panel_ends_with_the_run_and_not_with_a_phase():
     assert "checkpoint" not in last
 
 
+def test_a_run_that_goes_on_keeps_its_trend():
+    clock, console = Clock(), Console(file=io.StringIO(), force_terminal=True, width=100, record=True)
+    with LiveDisplay(console, clock) as display:
+        display.start(4, "compress-animals")
+        display.past([metrics(1, -2.0), metrics(2, -1.9)])
+        display._live.refresh()
+        clock.now += 6.0
+        display.iteration(metrics(3, -1.5))
+    text = console.export_text()
+    assert "2/4" in text
+    last = text[text.rindex("compress-animals") :]
+    assert "3/4 left 6.0 s, 6.0 s an iteration" in last
+    assert "▁▂█" in last
+    assert "▲ 0.5 since the start" in last
+
+
 @pytest.mark.parametrize(("mean", "arrow"), [(-2.5, "▼ 0.5"), (-1.5, "▲ 0.5"), (-1.95, "as at the start")])
 def test_the_trend_counts_when_it_is_more_than_chance(mean, arrow):
     # the error of the difference is 0.0199 sqrt(2) = 0.028, 1.96 times that 0.055: 0.05 is no trend

@@ -20,7 +20,8 @@ from ddpo.policies.lora import LoRA
 from ddpo.runtime.errors import nearest
 from ddpo.runtime.plugins import is_plugin
 
-SAMPLERS = ("ddim", "ancestral")
+FLOW_SAMPLERS = ("flow-sde", "flow-ddim", "flow-dance", "flow-cps")
+SAMPLERS = ("ddim", "ancestral", *FLOW_SAMPLERS)
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -32,12 +33,19 @@ class SamplerConfig(_Section):
     """How samples are drawn: the denoising run that becomes the MDP."""
 
     name: str = "ddim"
-    """`ddim`; `ancestral`, the paper's, equals `ddim` with eta 1; or `path/to/file.py:function`, which returns a kernel
-    when called with the model's schedule, `steps`, and the `options`."""
+    """For diffusion models `ddim`, or `ancestral`, the paper's, which equals `ddim` with eta 1; for flow-matching
+    models `flow-sde` (Flow-GRPO's), `flow-ddim`, `flow-dance` (DanceGRPO's) or `flow-cps`; or
+    `path/to/file.py:function`, which returns a kernel when called with the model's schedule, `steps`, and the
+    `options`."""
     steps: int = Field(default=50, ge=1)
     """Denoising steps T."""
     eta: float = Field(default=1.0, le=1)
     """Noise of the DDIM steps, above 0 and at most 1."""
+    level: float | None = Field(default=None, gt=0)
+    """Noise of flow-matching steps; null: 0.7 of flow-sde and flow-cps, 0.3 of flow-dance, 1 of flow-ddim."""
+    window: tuple[int, int] | None = None
+    """The first flow-matching step with noise, and the first without again; null: all but the last step have it. Only
+    steps with noise are trained on."""
     options: dict[str, Any] = {}
     """Keyword arguments of a function of your own."""
 
@@ -60,6 +68,8 @@ class SamplerConfig(_Section):
             )
         if self.name != "ddim" and self.eta != 1:
             raise ValueError(f"the {self.name} sampler has no eta; leave it out or use name=ddim")
+        if self.name not in FLOW_SAMPLERS and (self.level is not None or self.window is not None):
+            raise ValueError(f"level and window are of {', '.join(FLOW_SAMPLERS)}, not of {self.name}")
         if self.name in SAMPLERS and self.options:
             raise ValueError(f"the {self.name} sampler has no options; they are for a function of your own")
         return self

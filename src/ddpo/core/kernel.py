@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,7 +78,7 @@ class Kernel:
         return {}
 
 
-KernelFactory = Callable[[VariancePreserving], Kernel]
+KernelFactory = Callable[[Any], Kernel]
 """Makes the kernel of a run on a model's noise schedule."""
 
 
@@ -88,6 +89,7 @@ def ddim(schedule: VariancePreserving, steps: int, eta: float = 1.0) -> Kernel:
         ConfigError: an eta out of this range: at 0 no step has a likelihood, above 1 a step is not defined.
         ModelError: the schedule has no run of so many steps.
     """
+    check_schedule(schedule, VariancePreserving, "flow matching: use flow-sde, or another of its samplers")
     if not 0 < eta <= 1:
         raise ConfigError(
             f"sampler.eta: {eta} is not above 0 and at most 1; at 0 every denoising step is deterministic and has no "
@@ -102,11 +104,18 @@ def ddim(schedule: VariancePreserving, steps: int, eta: float = 1.0) -> Kernel:
 
 def ancestral(schedule: VariancePreserving, steps: int) -> Kernel:
     """Return the kernel of DDPM's ancestral sampling, the paper's sampler (F.6); equals `ddim` with eta 1."""
+    check_schedule(schedule, VariancePreserving, "flow matching: use flow-sde, or another of its samplers")
 
     def mean(x: Tensor, prediction: Tensor, a: Tensor, a_next: Tensor) -> Tensor:
         return ancestral_mean(x, prediction, a, a_next, schedule.prediction_type)
 
     return _from_mean(schedule, steps, mean, 1.0)
+
+
+def check_schedule(schedule: object, kind: type, what: str) -> None:
+    """Raise ConfigError when a sampler is made on a schedule that is not of its `kind` but `what`."""
+    if not isinstance(schedule, kind):
+        raise ConfigError(f"sampler.name: this model is of {what}.")
 
 
 def _from_mean(

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from ddpo.config import TrainConfig
-from ddpo.config.tree import SamplerConfig
+from ddpo.config.tree import FLOW_SAMPLERS, SamplerConfig
+from ddpo.core.flow import flow_cps, flow_dance, flow_ddim, flow_sde
 from ddpo.core.kernel import Kernel, KernelFactory, ancestral, ddim
 from ddpo.core.policy import Policy
 from ddpo.core.randomness import Stream, derive_seed
@@ -25,6 +26,7 @@ from ddpo.runtime.plugins import describe, load_object
 PolicySpec = Policy | Callable[..., Any] | str | Mapping[str, Any]
 """Anything that stands for a policy in Python: one, a class or function that makes one, or as in a configuration."""
 log = logging.getLogger(__name__)
+_FLOW_KERNELS = dict(zip(FLOW_SAMPLERS, (flow_sde, flow_ddim, flow_dance, flow_cps), strict=True))
 _REQUIRED = (
     *("kernel", "forward_process", "medium", "sample_shape", "device", "trains_guidance"),
     *("encode", "predict", "decode", "parameters", "base_model", "save"),
@@ -85,6 +87,9 @@ def kernel_factory(sampler: SamplerConfig) -> KernelFactory:
         return partial(ddim, steps=sampler.steps, eta=sampler.eta)
     if sampler.name == "ancestral":
         return partial(ancestral, steps=sampler.steps)
+    if sampler.name in FLOW_SAMPLERS:
+        make = partial(_FLOW_KERNELS[sampler.name], steps=sampler.steps, window=sampler.window)
+        return make if sampler.level is None else partial(make, level=sampler.level)
     function = load_object(sampler.name, "sampler.name:", ConfigError)
 
     def own(schedule: Any) -> Kernel:

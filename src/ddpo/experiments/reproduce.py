@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.experiments import machine
-from ddpo.experiments.definition import Experiment, Scale, experiment_names, load_experiment
+from ddpo.experiments.definition import Experiment, Scale, experiment_names, load_experiment, plan_of
 from ddpo.experiments.plan import Run, check_rewards_and_prompts, runs_of, steps_of
 from ddpo.experiments.publishing import check_output, publish
 from ddpo.experiments.runner import Runner
@@ -96,6 +96,7 @@ def about_results(experiment: Experiment, options: Options, runs: Sequence[Run])
         "scale": options.scale,
         "seeds": len({run.config.seed for run in runs}),
         "budget": options.budget,
+        "asked": f"{plan_of(experiment, options.scale).queries:,}",
         "queries": " or ".join(f"{number:,}" for number in sorted(queries)),
         "command": _command(experiment, options),
         "date": datetime.now(UTC).date().isoformat(),

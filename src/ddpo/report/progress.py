@@ -34,6 +34,9 @@ class Display:
     def start(self, total_iterations: int, name: str) -> None:
         """Begin a run called `name`; its iterations are numbered 1 to `total_iterations`."""
 
+    def past(self, metrics: Sequence[Mapping[str, Any]]) -> None:
+        """Take in the iterations of a run that goes on: its trend begins with them."""
+
     def phase(self, name: str, done: int, total: int) -> None:
         """Say that `done` of `total` pieces of the phase (rollout, reward, update ...) are done."""
 
@@ -74,6 +77,10 @@ class PlainDisplay(Display):
         """Print the run's name and length."""
         self._pace = Pace(total_iterations, self._clock)
         self.message(f"{name}: {count(total_iterations, 'iteration')}")
+
+    def past(self, metrics: Sequence[Mapping[str, Any]]) -> None:
+        """Print nothing of them."""
+        self._pace.past(metrics)
 
     def iteration(self, metrics: Mapping[str, Any]) -> None:
         """Print one line."""
@@ -127,6 +134,13 @@ class LiveDisplay(Display):
         self._live = Live(panel, console=self._console, refresh_per_second=4)
         self._live.start()
 
+    def past(self, metrics: Sequence[Mapping[str, Any]]) -> None:
+        """Begin the bar and the trend with them."""
+        if self._live is not None and metrics:
+            self._pace.past(metrics)
+            self._bars.update(self._run, completed=self._pace.finished)
+            self._show_reward()
+
     def phase(self, name: str, done: int, total: int) -> None:
         """Move the bar of the phase; the panel redraws itself four times a second."""
         if self._live is not None:
@@ -140,8 +154,12 @@ class LiveDisplay(Display):
         pace.add(metrics)
         self._bars.update(self._run, completed=pace.finished, note=f"{pace.left}, {pace.last} an iteration")
         self._bars.update(self._phase, visible=False)
-        if pace.rewards:
-            self._reward.plain = f"reward {sparkline([mean for mean, _ in pace.rewards], 30)} {pace.trend()}"
+        self._show_reward()
+
+    def _show_reward(self) -> None:
+        rewards = self._pace.rewards
+        if rewards:
+            self._reward.plain = f"reward {sparkline([mean for mean, _ in rewards], 30)} {self._pace.trend()}"
 
     def message(self, text: str) -> None:
         """Print above the panel."""
@@ -171,6 +189,14 @@ class Pace:
         self._seconds.append(now - self._ended)
         self._ended = now
         self._wait = finite(metrics.get("time/reward")) or 0.0
+        self._count(metrics)
+
+    def past(self, metrics: Sequence[Mapping[str, Any]]) -> None:
+        """Take in iterations of an earlier session, whose seconds say nothing of this one."""
+        for row in metrics:
+            self._count(row)
+
+    def _count(self, metrics: Mapping[str, Any]) -> None:
         self.finished = int(finite(metrics.get("iteration")) or self.finished + 1)
         if (mean := finite(metrics.get("reward/mean"))) is not None:
             self.rewards.append((mean, finite(metrics.get("reward/standard_error")) or 0.0))

@@ -92,6 +92,7 @@ class RunLoop:
         self.unrecorded = self.checkpointer.restore(checkpoint, state)
         recorded = self.trainer.finished - (self.unrecorded is not None)
         self.metrics = self.folder.keep_metrics(recorded) if self.writes else self.folder.read_metrics()[:recorded]
+        self.display.past(self.metrics)
         self.tracker_run = state["tracker_run"]
         if self.writes:
             self.folder.remove_leftovers()
