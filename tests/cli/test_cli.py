@@ -91,6 +91,10 @@ def test_list_names_everything():
     assert "lora.rank" in of_lora
     assert "sampler.steps" not in of_lora
     assert "Did you mean 'lora.rank'?" in ddpo("list", "settings", "lorra").stderr
+    judges = ddpo("list", "rewards", "judge").stdout
+    assert "judge-recognition" in judges
+    assert "jpeg" not in judges
+    assert ddpo("list", "rewards", "jugde").returncode == 2
 
 
 def test_list_says_what_each_reward_needs():

@@ -40,7 +40,10 @@ def push(*arguments):
 @pytest.mark.parametrize("rank", [None, 2])
 def test_what_is_pushed_is_loaded_by_stock_diffusers_and_says_what_it_is(tiny_config, tmp_path, monkeypatch, rank):
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: Hub(tmp_path / "hub"))
-    config = tiny_config(lora={"rank": rank}, iterations=1)
+    (tmp_path / "own.py").write_text(
+        "from ddpo.algorithms import DDPOScoreFunction\n\n\nclass Mine(DDPOScoreFunction):\n    name: str = 'mine'\n"
+    )
+    config = tiny_config(lora={"rank": rank}, iterations=1, algorithm=f"{tmp_path / 'own.py'}:Mine")
     run = train(config).folder
     assert (run.model / "README.md").is_file()
     done = push(run.path, "me/red")
@@ -50,6 +53,7 @@ def test_what_is_pushed_is_loaded_by_stock_diffusers_and_says_what_it_is(tiny_co
     _, header, text = (there / "README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(header)["tags"] == ["ddpo", "reinforcement-learning", *([] if rank is None else ["lora"])]
     assert str(tmp_path) not in text
+    assert "| `algorithm` | Mine |" in text
     for picture in ("before-after.png", "curve.png"):
         assert f"({picture})" in text
         assert (there / picture).is_file()

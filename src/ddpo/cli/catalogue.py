@@ -21,7 +21,7 @@ def list_names(
             help="Default: all but the settings.",
         ),
     ] = None,
-    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Settings that begin so, such as lora.")] = "",
+    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only what begins so, such as `settings lora`.")] = "",
 ) -> None:
     """List what can be named in a configuration, and its settings."""
     from ddpo.runtime.errors import nearest
@@ -34,7 +34,9 @@ def list_names(
         known = [*catalogue, "settings"]
         raise ConfigError(f"There is no list '{what}'.{nearest(what, known)} Known: {', '.join(known)}.")
     for heading in catalogue if what is None else [what]:
-        entries = list(catalogue[heading])
+        entries = [entry for entry in catalogue[heading] if entry[0].startswith(prefix)]
+        if not entries:
+            raise ConfigError(f"No name in {heading} begins with '{prefix}'; `ddpo list {heading}` shows them.")
         width = max(len(name) for name, _ in entries)
         typer.echo(f"{heading}:")
         for name, line in entries:

@@ -144,7 +144,11 @@ def _base(config: dict[str, Any]) -> str:
 
 
 def _value(config: Any, key: str) -> Any:
-    """Return a setting by its dotted key, of a section with a name the name; None where it is not there."""
+    """Return a setting by its dotted key, of a section with a name the name; None where it is not there.
+
+    Of what is found in a file of the user's own, `path/to/file.py:Name`, the name alone.
+    """
     for part in key.split("."):
         config = config.get(part) if isinstance(config, dict) else None
-    return config.get("name") if isinstance(config, dict) else config
+    value = config.get("name") if isinstance(config, dict) else config
+    return value.rpartition(":")[2] if isinstance(value, str) else value
