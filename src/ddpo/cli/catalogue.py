@@ -21,7 +21,7 @@ def list_names(
             help="Default: all but the settings.",
         ),
     ] = None,
-    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only what begins so, such as `settings lora`.")] = "",
+    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only what begins so: `settings lora`.")] = "",
 ) -> None:
     """List what can be named in a configuration, and its settings."""
     from ddpo.runtime.errors import nearest
