@@ -145,8 +145,10 @@ def test_callbacks_by_path(file):
             "advantage: name 'runing' is unknown. Did you mean 'running'? Known: running, batch, group, leave-one-out, "
             "or your own as path/to/file.py:function.",
         ),
-        ({"sampler": {"options": {"a": 1}}}, "sampler: the ddim sampler has no options; they are for a function of "
-         "your own."),
+        (
+            {"sampler": {"options": {"a": 1}}},
+            "sampler: sampler.options are for a function of your own; the ddim sampler has none.",
+        ),
         ({"sampler": {"name": "ancestral", "eta": 0.5}}, "sampler: the ancestral sampler has no eta; leave it out or "
          "use name=ddim."),
         ({"algorithm": 3}, "algorithm: must be keys and values (given: 3)."),

@@ -290,7 +290,7 @@ def test_the_version_tells_rewards_apart(tmp_path):
 
 def test_missing_packages_are_named_with_the_command(monkeypatch):
     monkeypatch.setattr("ddpo.rewards.server.run.find_spec", lambda package: None)
-    with pytest.raises(ServingError, match=r"needs fastapi and uvicorn, .*pip install 'ddpo\[serve\]'"):
+    with pytest.raises(ServingError, match=r"needs fastapi and uvicorn, .*pip install -e '\.\[serve\]'"):
         check_packages()
 
 

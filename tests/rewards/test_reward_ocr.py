@@ -86,7 +86,9 @@ def test_a_prompt_without_a_text_is_named(prompt, metadata):
 
 def test_without_rapidocr_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "rapidocr", None)
-    with pytest.raises(RewardError, match=r"RapidOCR cannot be imported .*; pip install 'ddpo\[ocr\]'\.$"):
+    with pytest.raises(
+        RewardError, match=r"RapidOCR cannot be imported .*; pip install -e '\.\[ocr\]' in a clone of ddpo\.$"
+    ):
         score(load_reward({"name": "ocr", "side": 123}), media.Image(), torch.zeros(1, 3, 8, 8), ['"hi"'], [{}])
 
 

@@ -2,13 +2,12 @@
 
 from ddpo.config.changes import changes, check_changes
 from ddpo.config.layers import recipes
-from ddpo.config.loading import DEFAULT_RECIPE, RECIPE_OF_OTHER_MODELS, load_config, with_settings
+from ddpo.config.loading import DEFAULT_RECIPE, load_config, with_settings
 from ddpo.config.tree import TrainConfig
 from ddpo.config.validation import parse_config
 
 __all__ = [
     "DEFAULT_RECIPE",
-    "RECIPE_OF_OTHER_MODELS",
     "TrainConfig",
     "changes",
     "check_changes",

@@ -71,7 +71,7 @@ class SamplerConfig(_Section):
         if self.name not in FLOW_SAMPLERS and (self.level is not None or self.window is not None):
             raise ValueError(f"level and window are of {', '.join(FLOW_SAMPLERS)}, not of {self.name}")
         if self.name in SAMPLERS and self.options:
-            raise ValueError(f"the {self.name} sampler has no options; they are for a function of your own")
+            raise ValueError(f"sampler.options are for a function of your own; the {self.name} sampler has none")
         return self
 
 

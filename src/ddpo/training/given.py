@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpo.algorithms import ALGORITHMS, Algorithm
-from ddpo.config import RECIPE_OF_OTHER_MODELS, TrainConfig, load_config, with_settings
+from ddpo.config import TrainConfig, load_config, with_settings
 from ddpo.evaluation.loading import PolicySpec
 from ddpo.prompts import Prompt, PromptSource, PromptSpec, load_prompts
 from ddpo.rewards import RewardSpec, load_reward, repeatable_spec, without_token
@@ -99,9 +99,9 @@ def sort_out(
     if given.reward is not None:  # the run is called as the reward, as on the command line
         key = load_reward(given.reward).key
         named.setdefault("name", re.sub(r"[^\w.-]+", "-", key).strip("-.") or "reward")
-    if config is None and given.pipeline is not None:
-        config = RECIPE_OF_OTHER_MODELS
-    defaults = getattr(given.policy, "defaults", {}) if config is None and given.policy is not None else None
+    defaults = None
+    if config is None and (given.policy is not None or given.pipeline is not None):
+        defaults = getattr(given.policy, "defaults", {})
     return load_config(config, settings=named, defaults=defaults), given
 
 

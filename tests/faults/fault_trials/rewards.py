@@ -79,7 +79,7 @@ BAD: dict[str, Make] = {
     "two columns": lambda values: np.array([values, values]).T,
     "a square": lambda values: np.tile(values, (len(values), 1)),
     "three dimensions": lambda values: np.array(values)[:, None, None],
-    "scores and more": lambda values: (np.array(values), {"info": 1}),
+    "scores and more": lambda values: (np.array(values), "info"),
     "lists of different lengths": lambda values: [[0.0] * index for index in range(len(values))],
     "text": lambda values: " ".join(map(str, values)),
     "bytes": lambda values: bytes(len(values)),
