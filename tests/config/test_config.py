@@ -80,10 +80,14 @@ def test_guidance_must_begin_before_it_ends():
 
 def test_a_setting_that_came_since_is_a_change_only_where_it_is_not_its_default():
     before, now = (parse_config({"model": "mine"}).model_dump(mode="json") for _ in range(2))
-    del before["guidance_interval"]
+    del before["guidance_interval"], before["sampler"]["level"]
     assert changes(before, now) == []
     [change] = changes(before, now | {"guidance_interval": [0.0, 0.5]})
     assert str(change) == "guidance_interval: [0.0, 1.0] -> [0.0, 0.5]"
+    now["sampler"]["level"] = 0.5
+    assert [str(each) for each in changes(before, now)] == ["sampler.level: null -> 0.5"]
+    now["reward"] = {"name": "judge"}
+    assert "reward: jpeg-compressibility -> unset" in [str(each) for each in changes(before, now)]
 
 
 def test_a_file_that_is_not_a_mapping_is_refused(tmp_path):

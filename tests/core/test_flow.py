@@ -119,6 +119,14 @@ def test_a_kernel_without_a_likelihood_is_refused(settings, message):
         flow_sde(RectifiedFlow(), 6, **settings)
 
 
+@pytest.mark.parametrize("make", [flow_ddim, flow_cps])
+def test_a_step_adds_no_more_noise_than_it_ends_with(make):
+    flow = RectifiedFlow(shift=3.0)
+    assert (make(flow, 6, level=1.0).std_T <= flow.sigmas(6)[1:]).all()
+    with pytest.raises(ConfigError, match=r"sampler\.level: 1\.5 is above 1"):
+        make(flow, 6, level=1.5)
+
+
 def test_noise_levels_must_fall_to_0():
     with pytest.raises(ConfigError, match="the noise levels of 3 steps do not fall"):
         RectifiedFlow(grid=lambda steps: torch.tensor([1.0, 0.5, 0.6, 0.0])).sigmas(3)

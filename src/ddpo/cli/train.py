@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +41,7 @@ def train(
     extra = next((argument for argument in given if "=" not in argument), None)
     if extra is not None:
         raise ConfigError(f"'{extra}': give one recipe or file, first, and then settings as key=value.")
-    with shown_by(typer.echo):
+    with nullcontext() if quiet else shown_by(typer.echo):
         config = load_config(source, given)
     if output is not None:
         config = config.model_copy(update={"output": output})

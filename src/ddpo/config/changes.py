@@ -42,9 +42,11 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
 
     A setting that the package did not have before had what is now its default.
     """
-    flats = flatten(TrainConfig().model_dump(mode="json") | dict(before)), flatten(now)
-    keys = [key for key in dict.fromkeys([*flats[0], *flats[1]]) if key not in ("name", "output")]
-    rows = [Change(key, *(flat.get(key, "unset") for flat in flats)) for key in keys]
+    flat, flat_now = flatten(before), flatten(now)
+    default = flatten(TrainConfig().model_dump(mode="json"))
+    flats = {key: default[key] for key in flat_now if key in default} | flat, flat_now
+    keys = [key for key in dict.fromkeys([*flat, *flat_now]) if key not in ("name", "output")]
+    rows = [Change(key, *(values.get(key, "unset") for values in flats)) for key in keys]
     return [row for row in rows if row.before != row.now]
 
 

@@ -51,8 +51,8 @@ def load_config(
     short) drops the section's other settings, which belong to the former name. A file may build on another recipe
     (`extends: NAME`) and say what an algorithm brings along when it is the one that runs (`algorithms: {NAME: ...}`).
     `settings` are more overrides, by key, as plain values; a mapping changes what it holds of a section. Without a
-    source the recipe of the model is meant, but where a policy of the user's own is named, or
-    `defaults` are given, those settings (`defaults` of the policy) on top of the built-in ones.
+    source the recipe of the model is meant, but where a policy of the user's own is named, or `defaults` are given,
+    those settings (`defaults` of the policy) on top of the built-in ones.
 
     Raises:
         ConfigError: no such recipe or file, malformed YAML or override, or a configuration that cannot run.

@@ -102,8 +102,9 @@ def flow_ddim(flow: RectifiedFlow, steps: int, level: float = 1.0, window: tuple
     ends at clean samples, a step is deterministic and has no likelihood to train on.
 
     Raises:
-        ConfigError: a level that is not above 0, or a window without a step.
+        ConfigError: a level that is not above 0, here and in `flow_cps` also above 1, or a window without a step.
     """
+    _check_share(level)
 
     def row(sigma: float, after: float) -> _Row:
         ratio = (1 - sigma) * after / ((1 - after) * sigma)
@@ -118,11 +119,18 @@ def flow_cps(flow: RectifiedFlow, steps: int, level: float = 0.7, window: tuple[
     More noise than the chain's posterior has: it does not keep the marginals, with any number of steps. At level 1 it
     is diffusers' `stochastic_sampling`.
     """
+    _check_share(level)
 
     def row(sigma: float, after: float) -> _Row:
         return _mixed(sigma, after, after * math.sin(level * math.pi / 2))
 
     return _kernel(flow, steps, row, level, window)
+
+
+def _check_share(level: float) -> None:
+    """Refuse a step that would add more noise than the level it goes to has."""
+    if level > 1:
+        raise ConfigError(f"sampler.level: {level:g} is above 1, more noise than this sampler's steps can end with.")
 
 
 def _sde(sigma: float, after: float, g: float) -> _Row:
